@@ -1,0 +1,168 @@
+// The one gradient of every operation: with p = softmax(u / tau) and u = logits + noise,
+//   du = p * (dy - <p, dy>) / tau,    dtau = -sum_k du_k log p_k   (u / tau is log p but for a constant).
+// The relaxed operations output p; the one-hot ones output it beside z, so that z can have its gradient
+// (straight-through) and backward can itself be differentiated through p.
+#include <ATen/Functions.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/csrc/autograd/FunctionsManual.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/library.h>
+
+#include "autograd_node.h"
+#include "operators.h"
+
+namespace gumbel_ext {
+namespace {
+
+using at::Tensor;
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+
+// The tangent of p along (du, dtau); by the Jacobian's symmetry also, for du = dy and no dtau, the
+// vector-Jacobian product. Made of differentiable operations.
+Tensor softmax_tangent(const Tensor& p, const Tensor& direction, std::int64_t dim) {
+  const Tensor weighted = p * direction;
+  return weighted - p * weighted.sum(dim, /*keepdim=*/true);
+}
+
+// log p where p > 0; what stands elsewhere is multiplied by zero.
+Tensor safe_log(const Tensor& p) {
+  return at::log(at::clamp_min(p, std::numeric_limits<float>::min()));
+}
+
+struct SoftmaxBackward : public torch::autograd::Node {
+  variable_list apply(variable_list&& grads) override;
+  std::string name() const override {
+    return "GumbelExtSoftmaxBackward";
+  }
+  void release_variables() override {
+    relaxed.reset_data();
+    tau_rows.reset_data();
+  }
+
+  SavedVariable relaxed;   // p, an output of this node
+  SavedVariable tau_rows;  // or none
+  double tau = 1;
+  std::int64_t dim = -1;
+};
+
+variable_list SoftmaxBackward::apply(variable_list&& grads) {
+  Tensor grad;
+  for (const Tensor& part : grads)
+    if (part.defined()) grad = grad.defined() ? grad + part : part;
+  if (!grad.defined()) return variable_list(2);
+
+  const Tensor p = relaxed.unpack(pointer_to(this));
+  const Tensor rows = tau_rows.unpack();
+  const bool need_logits = task_should_compute_output(0), need_tau = rows.defined() && task_should_compute_output(1);
+  Tensor grad_logits, grad_tau;
+  if (at::GradMode::is_enabled() && (grad.requires_grad() || p.requires_grad())) {
+    const Tensor product = softmax_tangent(p, grad, dim);
+    grad_logits = rows.defined() ? (product / rows).to(p.scalar_type()) : product / tau;
+    if (need_tau) grad_tau = -(grad_logits * safe_log(p)).sum(dim, /*keepdim=*/true);
+  } else {
+    const OptionalTensor optional_rows = rows.defined() ? OptionalTensor(rows) : OptionalTensor();
+    std::tie(grad_logits, grad_tau) = backward_operator().call(grad, p, tau, optional_rows, dim, need_logits, need_tau);
+  }
+  if (need_tau) grad_tau = at::sum_to(grad_tau, rows.sym_sizes()).to(rows.scalar_type());
+  return {need_logits ? grad_logits : Tensor(), grad_tau};
+}
+
+// What a differentiable forward and its gradient have in common, whatever it outputs.
+class Differentiable {
+ public:
+  Differentiable(const Tensor& logits, double tau, const OptionalTensor& tau_rows, std::int64_t dim)
+      : logits_(logits), tau_(tau), tau_rows_(tau_rows.value_or(Tensor())), dim_(dim) {
+    if (torch::autograd::compute_requires_grad(logits, tau_rows_)) {
+      node_ = make_node<SoftmaxBackward>();
+      node_->set_next_edges(torch::autograd::collect_next_edges(logits, tau_rows_));
+      node_->tau = tau;
+      node_->dim = dim;
+      if (tau_rows_.defined()) node_->tau_rows = SavedVariable(tau_rows_, /*is_output=*/false);
+    }
+    has_tangent_ = torch::autograd::isFwGradDefined(logits) || torch::autograd::isFwGradDefined(tau_rows_);
+  }
+
+  bool needs_relaxed() const {
+    return node_ != nullptr || has_tangent_;
+  }
+
+  // Ties `outputs`, of which `relaxed` is one or the only one, to the graph and to the tangents.
+  void record(std::vector<Tensor> outputs, Tensor& relaxed) {
+    if (node_) {
+      torch::autograd::set_history(outputs, node_);
+      node_->relaxed = SavedVariable(relaxed, /*is_output=*/true);
+    }
+    if (!has_tangent_) return;
+    const Tensor tangent = output_tangent(relaxed);
+    for (Tensor& output : outputs) output._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
+  }
+
+ private:
+  Tensor output_tangent(const Tensor& p) const {
+    const c10::AutoFwGradMode primal_only(false);
+    const Tensor d_logits = logits_._fw_grad(/*level=*/0);
+    Tensor direction = d_logits.defined() ? d_logits : at::zeros_like(p);
+    if (!tau_rows_.defined()) return softmax_tangent(p, direction / tau_, dim_);
+    const Tensor d_tau = tau_rows_._fw_grad(/*level=*/0);
+    if (d_tau.defined()) direction = direction - safe_log(p) * d_tau;
+    return softmax_tangent(p, direction / tau_rows_, dim_).to(p.scalar_type());
+  }
+
+  const Tensor& logits_;
+  double tau_;
+  Tensor tau_rows_;
+  std::int64_t dim_;
+  decltype(make_node<SoftmaxBackward>()) node_;
+  bool has_tangent_ = false;
+};
+
+Tensor relaxed_autograd(const Tensor& logits, const OptionalTensor& mask, double tau, const OptionalTensor& tau_rows,
+                        bool noise, OptionalInt seed, const OptionalTensor& row_seeds,
+                        const OptionalGenerator& generator, std::int64_t dim) {
+  Differentiable forward(logits, tau, tau_rows, dim);
+  Tensor p;
+  {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    p = relaxed_operator().call(logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim);
+  }
+  forward.record({p}, p);
+  return p;
+}
+
+std::tuple<Tensor, Tensor> one_hot_autograd(const Tensor& logits, const OptionalTensor& mask, double tau,
+                                            const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
+                                            const OptionalTensor& row_seeds, const OptionalGenerator& generator,
+                                            std::int64_t dim, bool keep_relaxed) {
+  Differentiable forward(logits, tau, tau_rows, dim);
+  keep_relaxed |= forward.needs_relaxed();
+  Tensor z, p;
+  {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    std::tie(z, p) = one_hot_operator().call(logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim,
+                                             keep_relaxed);
+  }
+  if (keep_relaxed) forward.record({z, p}, p);
+  return {z, p};
+}
+
+Tensor index_autograd(const Tensor& logits, const OptionalTensor& mask, double temperature,
+                      const OptionalTensor& temperature_rows, OptionalInt seed, const OptionalTensor& row_seeds,
+                      const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return index_operator().call(logits, mask, temperature, temperature_rows, seed, row_seeds, generator, dim,
+                               std::move(num_samples));
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(gumbel_ext, Autograd, m) {
+  m.impl("_relaxed", relaxed_autograd);
+  m.impl("_one_hot", one_hot_autograd);
+  m.impl("_index", index_autograd);
+  m.impl("_backward", torch::autograd::autogradNotImplementedFallback());
+}
+
+}  // namespace gumbel_ext

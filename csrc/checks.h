@@ -1,0 +1,144 @@
+// Every argument check, once, for every device: shapes and dtypes alone, so that it serves tensors
+// without data too.
+#pragma once
+
+#include <ATen/WrapDimUtils.h>
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+
+#include <cmath>
+#include <optional>
+
+namespace gumbel_ext {
+
+// The arguments that a differentiable operation's forward takes, as the dispatcher passes them.
+struct Arguments {
+  const at::Tensor& logits;
+  const std::optional<at::Tensor>& mask;
+  double tau;
+  const std::optional<at::Tensor>& tau_rows;
+  const std::optional<std::int64_t>& seed;
+  const std::optional<at::Tensor>& row_seeds;
+  const std::optional<at::Generator>& generator;
+  std::int64_t dim;
+};
+
+inline bool is_supported(at::ScalarType type) {
+  return type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
+}
+
+inline void check_logits(const at::Tensor& logits) {
+  const auto type = logits.scalar_type();
+  TORCH_CHECK_TYPE(is_supported(type), "logits: expected float32, float64, float16 or bfloat16, got ", type);
+}
+
+inline void check_same_device(const char* name, const at::Tensor& tensor, const at::Tensor& logits) {
+  TORCH_CHECK_VALUE(tensor.device() == logits.device(), name, ": expected a tensor on ", logits.device(),
+                    ", where the logits are, got one on ", tensor.device());
+}
+
+// A temperature: positive and finite; zero too where that means greedy.
+inline void check_temperature(const char* name, double value, bool may_be_zero) {
+  TORCH_CHECK_VALUE(std::isfinite(value) && (may_be_zero ? value >= 0 : value > 0), name, ": expected a ",
+                    may_be_zero ? "finite number that is not negative" : "positive finite number", ", got ", value);
+}
+
+// Broadcasting to the logits' shape, with size 1 along `without` where that is a dimension.
+inline bool broadcasts(const at::Tensor& tensor, const at::Tensor& logits, std::int64_t without) {
+  const auto from = tensor.sym_sizes(), to = logits.sym_sizes();
+  const std::int64_t missing = std::int64_t(to.size()) - std::int64_t(from.size());
+  if (missing < 0) return false;
+  for (std::int64_t d = 0; d < std::int64_t(from.size()); ++d)
+    if (from[d] != 1 && (d + missing == without || from[d] != to[d + missing])) return false;
+  return true;
+}
+
+inline void check_mask(const at::Tensor& mask, const at::Tensor& logits) {
+  TORCH_CHECK_TYPE(mask.scalar_type() == at::kBool, "mask: expected a bool tensor, got ", mask.scalar_type());
+  check_same_device("mask", mask, logits);
+  TORCH_CHECK_VALUE(broadcasts(mask, logits, -1), "mask: expected a shape that broadcasts to the logits' ",
+                    logits.sym_sizes(), ", got ", mask.sym_sizes());
+}
+
+inline void check_temperature_rows(const char* name, const at::Tensor& rows, const at::Tensor& logits,
+                                   std::int64_t dim) {
+  TORCH_CHECK_TYPE(at::isFloatingType(rows.scalar_type()), name, ": expected a number or a floating-point tensor, got a ",
+                   rows.scalar_type(), " tensor");
+  check_same_device(name, rows, logits);
+  TORCH_CHECK_VALUE(broadcasts(rows, logits, dim), name, ": expected a shape that broadcasts to the logits' ",
+                    logits.sym_sizes(), " with size 1 along dim ", dim, ", got ", rows.sym_sizes());
+}
+
+// The seeds of rows whose shape is `sizes` without dimension `dim`.
+inline void check_seed(c10::SymIntArrayRef sizes, std::int64_t dim, at::Device device,
+                       const std::optional<std::int64_t>& seed, const std::optional<at::Tensor>& row_seeds,
+                       const std::optional<at::Generator>& generator) {
+  TORCH_CHECK_VALUE(!(generator.has_value() && (seed.has_value() || row_seeds.has_value())),
+                    "seed, generator: expected at most one of the two, got both");
+  if (!row_seeds.has_value()) return;
+  TORCH_CHECK_TYPE(row_seeds->scalar_type() == at::kLong, "seed: expected an int or an int64 tensor, got a ",
+                   row_seeds->scalar_type(), " tensor");
+  TORCH_CHECK_VALUE(row_seeds->device() == device, "seed: expected a tensor on ", device, ", got one on ",
+                    row_seeds->device());
+  c10::SymDimVector expected(sizes.begin(), sizes.end());
+  if (!expected.empty()) expected.erase(expected.begin() + dim);
+  TORCH_CHECK_VALUE(row_seeds->sym_sizes() == c10::SymIntArrayRef(expected), "seed: expected one a row, shape ",
+                    c10::SymIntArrayRef(expected), ", got ", row_seeds->sym_sizes());
+}
+
+// Checks all of them; returns `dim` counted from the front.
+inline std::int64_t check_arguments(const Arguments& args, const char* temperature_name, bool may_be_zero) {
+  check_logits(args.logits);
+  const std::int64_t dim = at::maybe_wrap_dim(args.dim, args.logits.dim());
+  if (args.tau_rows.has_value())
+    check_temperature_rows(temperature_name, *args.tau_rows, args.logits, dim);
+  else
+    check_temperature(temperature_name, args.tau, may_be_zero);
+  if (args.mask.has_value()) check_mask(*args.mask, args.logits);
+  check_seed(args.logits.sym_sizes(), dim, args.logits.device(), args.seed, args.row_seeds, args.generator);
+  return dim;
+}
+
+// The shape of one index a row, with the samples last.
+inline c10::SymDimVector check_index_shape(const at::Tensor& logits, std::int64_t dim,
+                                           const std::optional<c10::SymInt>& num_samples) {
+  c10::SymDimVector shape(logits.sym_sizes().begin(), logits.sym_sizes().end());
+  if (!shape.empty()) {
+    TORCH_CHECK_INDEX(shape[dim] != 0, "logits: expected at least one class along dim ", dim, ", got shape ",
+                      logits.sym_sizes());
+    shape.erase(shape.begin() + dim);
+  }
+  if (num_samples.has_value()) {
+    TORCH_CHECK_VALUE(*num_samples >= 0 && *num_samples < (std::int64_t(1) << 31),
+                      "num_samples: expected 0 <= num_samples < 2^31, got ", *num_samples);
+    shape.push_back(*num_samples);
+  }
+  return shape;
+}
+
+// A tensor to be filled with noise: its last dimension is the class.
+inline void check_noise(const at::Tensor& out, const std::optional<std::int64_t>& seed,
+                        const std::optional<at::Tensor>& row_seeds, const std::optional<at::Generator>& generator) {
+  const auto type = out.scalar_type();
+  TORCH_CHECK_TYPE(is_supported(type), "dtype: expected float32, float64, float16 or bfloat16, got ", type);
+  check_seed(out.sym_sizes(), out.dim() - 1, out.device(), seed, row_seeds, generator);
+}
+
+// The logits' shape with size 1 along `dim`: one value a row.
+inline c10::SymDimVector row_shape(const at::Tensor& logits, std::int64_t dim) {
+  c10::SymDimVector shape(logits.sym_sizes().begin(), logits.sym_sizes().end());
+  if (!shape.empty()) shape[dim] = 1;
+  return shape;
+}
+
+// The backward operator's tensors, which autograd passes; returns `dim` counted from the front.
+inline std::int64_t check_backward(const at::Tensor& grad, const at::Tensor& relaxed, std::int64_t dim) {
+  check_logits(relaxed);
+  TORCH_CHECK_VALUE(grad.sym_sizes() == relaxed.sym_sizes() && grad.scalar_type() == relaxed.scalar_type(),
+                    "grad: expected shape ", relaxed.sym_sizes(), " and dtype ", relaxed.scalar_type(), ", got shape ",
+                    grad.sym_sizes(), " and dtype ", grad.scalar_type());
+  check_same_device("grad", grad, relaxed);
+  return at::maybe_wrap_dim(dim, relaxed.dim());
+}
+
+}  // namespace gumbel_ext

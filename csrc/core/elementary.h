@@ -1,0 +1,141 @@
+// log and exp2 as fixed sequences of operations: the same bits from every compiler, vector width and
+// device. Every product that meets a sum does so in one fused_multiply_add.
+//
+// Coefficients: minimax, from tools/fit_polynomials.py.
+#pragma once
+
+#include "portability.h"
+
+namespace gumbel_ext {
+
+// What an algorithm below needs to know of a floating-point type.
+template <typename T>
+struct FloatTraits;
+
+template <>
+struct FloatTraits<float> {
+  using Bits = std::uint32_t;
+  static constexpr int kMantissaBits = 23;
+  static constexpr Bits kExponentMask = 0xff800000u;
+  static constexpr Bits kTwoThirds = 0x3f2aaaabu;  // the bits of the first float above 2/3
+  static constexpr float kLn2PerExponent = 0x1.62e43p-24f;  // see exponent_value
+  static constexpr float kRounder = 0x1.8p23f;     // adding it rounds to an integer
+  static constexpr float kLargest = 0x1.fffffep127f;
+  static constexpr float kSmallestNormal = 0x1p-126f;
+  static constexpr int kExp2Shift = 64;
+  static constexpr double kExp2Lowest = -189;      // 2^(this + kExp2Shift) is normal
+};
+
+template <>
+struct FloatTraits<double> {
+  using Bits = std::uint64_t;
+  static constexpr int kMantissaBits = 52;
+  static constexpr Bits kExponentMask = 0xfff0000000000000u;
+  static constexpr Bits kTwoThirds = 0x3fe5555555555556u;
+  static constexpr double kLn2PerExponent = 0x1.62e42fefa39efp-1;
+  static constexpr double kRounder = 0x1.8p52;
+  static constexpr double kLargest = 0x1.fffffffffffffp1023;
+  static constexpr double kSmallestNormal = 0x1p-1022;
+  static constexpr int kExp2Shift = 512;
+  static constexpr double kExp2Lowest = -1500;
+};
+
+// Horner's scheme; coefficients from the highest power down.
+template <typename T>
+GUMBEL_EXT_INLINE T horner(T, T constant) {
+  return constant;
+}
+template <typename T, typename... Rest>
+GUMBEL_EXT_INLINE T horner(T x, T high, T next, Rest... rest) {
+  return horner(x, fused_multiply_add(high, x, next), rest...);
+}
+
+// (log(1 + f) - f) / f^2 for |f| <= 1/3. Times f^2 it is within 2^-27 (float), 2^-61 (double).
+GUMBEL_EXT_INLINE float log_polynomial(float f) {
+  return horner(f, -0.1353132575750351f, 0.1421004831790924f, -0.12014199048280716f, 0.13954278826713562f,
+                -0.16695956885814667f, 0.2001407891511917f, -0.2499925047159195f, 0.3333313763141632f,
+                -0.5000000596046448f);
+}
+GUMBEL_EXT_INLINE double log_polynomial(double f) {
+  return horner(f, -0.087808528985613401923, 0.086888050350336918794, -0.035694485162622363476,
+                0.040668153273918554851, -0.05817178844274874792, 0.060784002085734866375,
+                -0.062203780261663371886, 0.066470174761302800297, -0.071450423894887017746,
+                0.076935689834274297419, -0.083332269295038175008, 0.090908569188824936553,
+                -0.10000003371548999138, 0.11111112467168447919, -0.12499999933385904638,
+                0.14285714264923690452, -0.1666666666742063723, 0.20000000000164852603,
+                -0.24999999999995867968, 0.33333333333332843718, -0.50000000000000007272);
+}
+
+// (2^r - 1) / r for |r| <= 1/2; 1 + r times it is within 2^-28 (float), 2^-57 (double) of 2^r.
+GUMBEL_EXT_INLINE float exp2_polynomial(float r) {
+  return horner(r, 0.00015353361959569156f, 0.0013398873852565885f, 0.00961843691766262f,
+                0.055503323674201965f, 0.24022647738456726f, 0.6931471824645996f);
+}
+GUMBEL_EXT_INLINE double exp2_polynomial(double r) {
+  return horner(r, 4.4347679912615831563e-10, 7.073783165203377408e-9, 1.0178199592513716962e-7,
+                1.3215435282792035308e-6, 1.5252733493081779548e-5, 1.5403530457111140058e-4,
+                1.333355814677466335e-3, 9.618129107594120819e-3, 5.550410866482008307e-2,
+                0.24022650695910131258, 0.69314718055994532581);
+}
+
+// x = 2^n * (1 + f), |f| <= 1/3, where n * log(2) = exponent * kLn2PerExponent.
+template <typename T>
+struct LogArgument {
+  T exponent;
+  T f;
+};
+
+// n << kMantissaBits as a number, in the unit that converts fastest: 2^-23 for float, 1 for double
+// (few processors convert 64-bit integers).
+GUMBEL_EXT_INLINE float exponent_value(std::uint32_t shifted) {
+  return static_cast<float>(static_cast<std::int32_t>(shifted));
+}
+GUMBEL_EXT_INLINE double exponent_value(std::uint64_t shifted) {
+  constexpr std::uint64_t kBias = 1024, kTwoTo52 = 0x4330000000000000u;  // the bits of 2^52
+  return bit_cast<double>(((shifted + (kBias << 52)) >> 52) | kTwoTo52) - (0x1p52 + 1024.0);
+}
+
+// Requires: x positive, finite and normal.
+template <typename T>
+GUMBEL_EXT_INLINE LogArgument<T> reduce_log_argument(T x) {
+  using Traits = FloatTraits<T>;
+  const auto bits = bit_cast<typename Traits::Bits>(x);
+  const auto exponent = (bits - Traits::kTwoThirds) & Traits::kExponentMask;
+  return {exponent_value(exponent), bit_cast<T>(bits - exponent) - T(1)};
+}
+
+template <typename T>
+GUMBEL_EXT_INLINE T log_reduced(LogArgument<T> x) {
+  const T log1p_f = fused_multiply_add(x.f * x.f, log_polynomial(x.f), x.f);
+  return fused_multiply_add(x.exponent, FloatTraits<T>::kLn2PerExponent, log1p_f);
+}
+
+// log(x), absolute error about half an ulp of the result or of 1/4. Requires: x positive, finite, normal.
+template <typename T>
+GUMBEL_EXT_INLINE T log_positive(T x) {
+  return log_reduced(reduce_log_argument(x));
+}
+
+// A factor kept to twice the working precision.
+template <typename T>
+struct TwoPart {
+  T high;
+  T low;
+};
+
+// 2^(d * scale + kExp2Shift), for d * scale in [kExp2Lowest, 0]. The shift keeps results that are
+// about to be divided by a sum above the subnormal range; relative error about 2 ulp.
+template <typename T>
+GUMBEL_EXT_INLINE T exp2_shifted(T d, TwoPart<T> scale) {
+  using Traits = FloatTraits<T>;
+  using Bits = typename Traits::Bits;
+  const T rounded = fused_multiply_add(d, scale.high, Traits::kRounder);
+  const T n = rounded - Traits::kRounder;
+  T r = fused_multiply_add(d, scale.high, -n);
+  r = fused_multiply_add(d, scale.low, r);
+  const T power = fused_multiply_add(r, exp2_polynomial(r), T(1));
+  const Bits exponent = (bit_cast<Bits>(rounded) + Bits(Traits::kExp2Shift)) << Traits::kMantissaBits;
+  return bit_cast<T>(bit_cast<Bits>(power) + exponent);
+}
+
+}  // namespace gumbel_ext

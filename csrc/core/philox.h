@@ -1,0 +1,54 @@
+// Philox4x32-10, the counter-based generator behind every sample.
+//
+// Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011,
+// section 3.3 and table 2.
+//
+// Guarantees:
+//   - a pure function of (counter, key): no state, the same words on every device;
+//   - known answer: counter {243f6a88, 85a308d3, 13198a2e, 03707344}, key {a4093822, 299f31d0}
+//     gives {d16cfe09, 94fdcceb, 5001e420, 24126ea1}.
+#pragma once
+
+#include "portability.h"
+
+namespace gumbel_ext {
+
+constexpr std::uint32_t kPhiloxMultiplier0 = 0xD2511F53u;
+constexpr std::uint32_t kPhiloxMultiplier1 = 0xCD9E8D57u;
+constexpr std::uint32_t kPhiloxWeyl0 = 0x9E3779B9u;
+constexpr std::uint32_t kPhiloxWeyl1 = 0xBB67AE85u;
+constexpr int kPhiloxRounds = 10;
+constexpr int kPhiloxWords = 4;
+
+struct PhiloxWords {
+  std::uint32_t word[kPhiloxWords];
+};
+
+GUMBEL_EXT_INLINE PhiloxWords philox4x32_10(PhiloxWords counter, std::uint64_t key) {
+  std::uint32_t key0 = static_cast<std::uint32_t>(key);
+  std::uint32_t key1 = static_cast<std::uint32_t>(key >> 32);
+  std::uint32_t c0 = counter.word[0], c1 = counter.word[1];
+  std::uint32_t c2 = counter.word[2], c3 = counter.word[3];
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const std::uint64_t product0 = static_cast<std::uint64_t>(kPhiloxMultiplier0) * c0;
+    const std::uint64_t product1 = static_cast<std::uint64_t>(kPhiloxMultiplier1) * c2;
+    c0 = static_cast<std::uint32_t>(product1 >> 32) ^ c1 ^ key0;
+    c1 = static_cast<std::uint32_t>(product1);
+    c2 = static_cast<std::uint32_t>(product0 >> 32) ^ c3 ^ key1;
+    c3 = static_cast<std::uint32_t>(product0);
+    key0 += kPhiloxWeyl0;
+    key1 += kPhiloxWeyl1;
+  }
+  return PhiloxWords{{c0, c1, c2, c3}};
+}
+
+// The four words of classes 4 * quad .. 4 * quad + 3 of `row`, for sample number `draw`.
+// The counter layout is part of the promise: (quad, draw, row's low half, row's high half).
+GUMBEL_EXT_INLINE PhiloxWords philox_words(std::uint64_t seed, std::uint64_t row, std::uint32_t quad,
+                                           std::uint32_t draw) {
+  return philox4x32_10(PhiloxWords{{quad, draw, static_cast<std::uint32_t>(row),
+                                    static_cast<std::uint32_t>(row >> 32)}},
+                       seed);
+}
+
+}  // namespace gumbel_ext

@@ -1,0 +1,46 @@
+// What lets one source compile under a C++ compiler and under nvcc. Free of torch.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define GUMBEL_EXT_INLINE __host__ __device__ __forceinline__
+#else
+// Always inlined, so that no copy built for one instruction set is ever linked into another.
+#define GUMBEL_EXT_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace gumbel_ext {
+
+// The bits of `value` read as a `To` of the same size.
+template <typename To, typename From>
+GUMBEL_EXT_INLINE To bit_cast(From value) {
+  static_assert(sizeof(To) == sizeof(From), "bit_cast needs types of one size");
+  To result;
+#if defined(__CUDACC__)
+  memcpy(&result, &value, sizeof(To));
+#else
+  __builtin_memcpy(&result, &value, sizeof(To));
+#endif
+  return result;
+}
+
+// a * b + c, rounded once. The only form in which a product meets a sum in this folder: nothing is
+// left for a compiler to contract, so every compiler and device computes the same bits.
+GUMBEL_EXT_INLINE float fused_multiply_add(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
+GUMBEL_EXT_INLINE double fused_multiply_add(double a, double b, double c) {
+#if defined(__CUDA_ARCH__)
+  return __fma_rn(a, b, c);
+#else
+  return __builtin_fma(a, b, c);
+#endif
+}
+
+}  // namespace gumbel_ext

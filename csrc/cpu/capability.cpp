@@ -1,0 +1,52 @@
+#include "capability.h"
+
+#include <c10/util/Exception.h>
+
+#include <cstdlib>
+
+namespace gumbel_ext::cpu {
+
+#if defined(GUMBEL_EXT_X86)
+namespace avx512 {
+extern const KernelTable kernels;
+}
+namespace avx2 {
+extern const KernelTable kernels;
+}
+#endif
+namespace plain {
+extern const KernelTable kernels;
+}
+
+const std::vector<const KernelTable*>& available_kernels() {
+  static const auto available = [] {
+    std::vector<const KernelTable*> tables;
+#if defined(GUMBEL_EXT_X86)
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vl");
+    if (has_avx512) tables.push_back(&avx512::kernels);
+    if (has_avx2) tables.push_back(&avx2::kernels);
+#endif
+    tables.push_back(&plain::kernels);
+    return tables;
+  }();
+  return available;
+}
+
+const KernelTable& kernel_table() {
+  static const KernelTable& chosen = []() -> const KernelTable& {
+    const char* wanted = std::getenv("GUMBEL_EXT_CPU_ISA");
+    if (wanted == nullptr || *wanted == '\0') return *available_kernels().front();
+    std::string names;
+    for (const KernelTable* table : available_kernels()) {
+      if (std::string(wanted) == table->isa) return *table;
+      names += (names.empty() ? "" : ", ") + std::string(table->isa);
+    }
+    TORCH_CHECK_VALUE(false, "GUMBEL_EXT_CPU_ISA: expected one of ", names, ", got ", wanted);
+  }();
+  return chosen;
+}
+
+}  // namespace gumbel_ext::cpu

@@ -1,0 +1,13 @@
+// The row kernels are compiled once per instruction set, each copy in a namespace of its own, from
+// the same source: same operations in the same order, so same bits. GUMBEL_EXT_ISA names the copy.
+#pragma once
+
+#include "../core/portability.h"
+
+#ifndef GUMBEL_EXT_ISA
+#error "kernels.cpp must be compiled with -DGUMBEL_EXT_ISA=<name of the instruction set>"
+#endif
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif

@@ -1,0 +1,109 @@
+// Philox4x32-10 for a run of counters at once: core/philox.h in 64-bit lanes.
+//
+// A 32-bit word sits in the low half of a 64-bit lane. The widening multiply reads low halves alone,
+// so the upper halves may hold anything until a word is stored: no masking inside the rounds.
+#pragma once
+
+#include "../core/philox.h"
+#include "isa.h"
+
+namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kPhiloxLanes = 8;
+#elif defined(__AVX2__)
+constexpr int kPhiloxLanes = 4;
+#else
+constexpr int kPhiloxLanes = 2;
+#endif
+typedef std::uint64_t Words __attribute__((vector_size(8 * kPhiloxLanes)));
+// Fillers write whole vectors: buffers need room for this many counters past the last.
+constexpr int kPhiloxOverrun = 8;
+
+// The 64-bit products of the lanes' low halves. (A plain `*` would compile to a 64-bit multiply, which
+// costs three times as much.)
+GUMBEL_EXT_INLINE Words multiply_low_halves(Words a, Words b) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (Words)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  return (Words)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+  return (a & 0xffffffffu) * (b & 0xffffffffu);
+#endif
+}
+
+GUMBEL_EXT_INLINE Words load_words(const std::uint64_t* p) {
+  Words v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// a0 b0 a1 b1 ... : lane by lane, so that a counter's four words come to lie side by side.
+GUMBEL_EXT_INLINE void store_interleaved(std::uint64_t* out, Words a, Words b) {
+#if defined(__AVX512F__)
+  const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+  const __m512i high = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+  _mm512_storeu_si512(out, _mm512_permutex2var_epi64((__m512i)a, low, (__m512i)b));
+  _mm512_storeu_si512(out + 8, _mm512_permutex2var_epi64((__m512i)a, high, (__m512i)b));
+#elif defined(__AVX2__)
+  const __m256i even = _mm256_unpacklo_epi64((__m256i)a, (__m256i)b);
+  const __m256i odd = _mm256_unpackhi_epi64((__m256i)a, (__m256i)b);
+  _mm256_storeu_si256((__m256i*)out, _mm256_permute2x128_si256(even, odd, 0x20));
+  _mm256_storeu_si256((__m256i*)(out + 4), _mm256_permute2x128_si256(even, odd, 0x31));
+#else
+  for (int lane = 0; lane < kPhiloxLanes; ++lane) {
+    out[2 * lane] = a[lane];
+    out[2 * lane + 1] = b[lane];
+  }
+#endif
+}
+
+// Ten rounds on kPhiloxLanes counters; writes their 4 * kPhiloxLanes words in order of class.
+GUMBEL_EXT_INLINE void philox_store(std::uint32_t* out, Words c0, Words c1, Words c2, Words c3, Words key0,
+                                    Words key1) {
+  const Words multiplier0 = Words{} + kPhiloxMultiplier0;
+  const Words multiplier1 = Words{} + kPhiloxMultiplier1;
+#pragma GCC unroll 10
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const Words product0 = multiply_low_halves(c0, multiplier0);
+    const Words product1 = multiply_low_halves(c2, multiplier1);
+    c0 = (product1 >> 32) ^ c1 ^ key0;
+    c1 = product1;
+    c2 = (product0 >> 32) ^ c3 ^ key1;
+    c3 = product0;
+    key0 += kPhiloxWeyl0;
+    key1 += kPhiloxWeyl1;
+  }
+  const Words low_half = Words{} + 0xffffffffu;
+  const Words first_pair = (c0 & low_half) | (c1 << 32);
+  const Words second_pair = (c2 & low_half) | (c3 << 32);
+  std::uint64_t pairs[2 * kPhiloxLanes];
+  store_interleaved(pairs, first_pair, second_pair);
+  __builtin_memcpy(out, pairs, sizeof pairs);
+}
+
+// Words of `quads` consecutive counters of one row, from `quad` on.
+GUMBEL_EXT_INLINE void philox_fill_row(std::uint32_t* out, std::int64_t quads, std::uint64_t quad,
+                                       std::uint32_t draw, std::uint64_t row, std::uint64_t seed) {
+  std::uint64_t iota[kPhiloxLanes];
+  for (int lane = 0; lane < kPhiloxLanes; ++lane) iota[lane] = lane;
+  Words c0 = load_words(iota) + quad;
+  const Words c1 = Words{} + draw, c2 = Words{} + row, c3 = Words{} + (row >> 32);
+  const Words key0 = Words{} + seed, key1 = Words{} + (seed >> 32);
+  for (std::int64_t i = 0; i < quads; i += kPhiloxLanes, c0 += kPhiloxLanes)
+    philox_store(out + kPhiloxWords * i, c0, c1, c2, c3, key0, key1);
+}
+
+// Words of `quads` counters, each with a quad, row and seed of its own.
+GUMBEL_EXT_INLINE void philox_fill_each(std::uint32_t* out, std::int64_t quads, const std::uint64_t* quad,
+                                        std::uint32_t draw, const std::uint64_t* row, const std::uint64_t* seed) {
+  const Words c1 = Words{} + draw;
+  for (std::int64_t i = 0; i < quads; i += kPhiloxLanes) {
+    const Words rows = load_words(row + i), seeds = load_words(seed + i);
+    philox_store(out + kPhiloxWords * i, load_words(quad + i), c1, rows, rows >> 32, seeds, seeds >> 32);
+  }
+}
+
+}  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

@@ -1,0 +1,199 @@
+#include "schedule.h"
+
+#include <ATen/Parallel.h>
+#include <c10/core/CPUAllocator.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+namespace gumbel_ext::cpu {
+namespace {
+
+constexpr std::int64_t kGrainClasses = 16384;  // less work than this stays on one thread
+constexpr std::int64_t kDrawsPerTask = 64;     // draws that share one pass over the logits
+
+// Working memory that a thread keeps from call to call: small, and the same for all shapes alike.
+Workspace thread_workspace(std::int64_t bytes) {
+  struct Free {
+    void operator()(void* p) const {
+      std::free(p);
+    }
+  };
+  thread_local std::unique_ptr<void, Free> memory;
+  thread_local std::int64_t capacity = 0;
+  if (bytes > capacity) {
+    memory.reset(std::aligned_alloc(64, static_cast<std::size_t>((bytes + 63) / 64 * 64)));
+    TORCH_CHECK(memory != nullptr, "gumbel_ext: out of memory for ", bytes, " bytes of working memory");
+    capacity = bytes;
+  }
+  return memory.get();
+}
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Whether the groups are too few to keep every thread at work while their rows are long.
+bool share_out_tiles(const Shape& shape, std::int64_t tasks) {
+  const std::int64_t threads = at::get_num_threads();
+  return threads > 1 && shape.tiles() >= 4 * threads && tasks < 4 * threads && tasks % threads != 0;
+}
+
+GroupState group_of(const Shape& shape, std::int64_t group) {
+  const std::int64_t first = group * shape.group_rows;
+  return {first, std::min(shape.group_rows, shape.rows - first), nullptr, nullptr};
+}
+
+// What the passes over a group of several tiles keep between them.
+class GroupMemory {
+ public:
+  GroupMemory(const Shape& shape, std::int64_t buffer_element) {
+    stats_.resize(shape.tiles() * shape.group_rows);
+    if (shape.tiles() == 1) return;
+    const std::int64_t bytes = shape.group_rows * shape.tiles() * kTileClasses * buffer_element;
+    if (bytes > 0) buffer_ = c10::GetCPUAllocator()->allocate(bytes);
+  }
+  GroupState attach(GroupState group) {
+    group.stats = stats_.data();
+    group.row_buffer = buffer_.get();
+    return group;
+  }
+
+ private:
+  std::vector<TileStats> stats_;
+  c10::DataPtr buffer_;
+};
+
+// For every group: first(group, tile, workspace) for all its tiles; then, where they are several,
+// finish(group, tile, workspace) for all of them; then done(group).
+template <typename First, typename Finish, typename Done>
+void run(const ElementKernels& kernels, const Shape& shape, std::int64_t buffer_element, First first, Finish finish,
+         Done done) {
+  if (shape.rows == 0 || shape.classes == 0) return;
+  const std::int64_t bytes = kernels.workspace_bytes(shape);
+  const std::int64_t groups = divide_up(shape.rows, shape.group_rows), tiles = shape.tiles();
+  const std::int64_t group_grain = std::max<std::int64_t>(1, kGrainClasses / (shape.group_rows * shape.classes));
+  const std::int64_t tile_grain = std::max<std::int64_t>(1, kGrainClasses / (shape.group_rows * kTileClasses));
+
+  if (!share_out_tiles(shape, groups)) {
+    at::parallel_for(0, groups, group_grain, [&](std::int64_t begin, std::int64_t end) {
+      const Workspace workspace = thread_workspace(bytes);
+      GroupMemory memory(shape, buffer_element);
+      for (std::int64_t g = begin; g < end; ++g) {
+        const GroupState group = memory.attach(group_of(shape, g));
+        for (std::int64_t t = 0; t < tiles; ++t) first(group, t, workspace);
+        for (std::int64_t t = 0; t < tiles && tiles > 1; ++t) finish(group, t, workspace);
+        done(group);
+      }
+    });
+    return;
+  }
+  GroupMemory memory(shape, buffer_element);
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const GroupState group = memory.attach(group_of(shape, g));
+    for (const bool finishing : {false, true}) {
+      at::parallel_for(0, tiles, tile_grain, [&](std::int64_t begin, std::int64_t end) {
+        const Workspace workspace = thread_workspace(bytes);
+        for (std::int64_t t = begin; t < end; ++t)
+          finishing ? finish(group, t, workspace) : first(group, t, workspace);
+      });
+    }
+    done(group);
+  }
+}
+
+// The winners of one task's rows and draws, into `best`.
+void index_task(const ElementKernels& kernels, const IndexJob& job, const GroupState& group, std::int64_t first_draw,
+                std::int64_t draws, std::vector<Best>& best) {
+  const Shape& shape = job.scores.shape;
+  const std::int64_t bytes = kernels.workspace_bytes(shape), tiles = shape.tiles(), count = group.rows * draws;
+  const std::int64_t tasks = divide_up(shape.rows, shape.group_rows) * divide_up(job.draws, kDrawsPerTask);
+  best.resize(count);
+  if (!share_out_tiles(shape, tasks)) {
+    kernels.index_tiles(job, group, first_draw, draws, 0, tiles, best.data(), thread_workspace(bytes));
+    return;
+  }
+  const std::int64_t parts = at::get_num_threads();
+  std::vector<Best> partial(parts * count);
+  at::parallel_for(0, parts, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t p = begin; p < end; ++p)
+      kernels.index_tiles(job, group, first_draw, draws, tiles * p / parts, tiles * (p + 1) / parts,
+                          partial.data() + p * count, thread_workspace(bytes));
+  });
+  std::copy_n(partial.begin(), count, best.begin());
+  for (std::int64_t i = count; i < parts * count; ++i) {
+    Best& kept = best[i % count];
+    if (kept.score == kept.score && !(partial[i].score <= kept.score)) kept = partial[i];
+  }
+}
+
+template <typename Visit>
+void for_each_index_task(const IndexJob& job, Visit visit) {
+  const Shape& shape = job.scores.shape;
+  if (shape.rows == 0 || shape.classes == 0 || job.draws == 0) return;
+  const std::int64_t groups = divide_up(shape.rows, shape.group_rows), blocks = divide_up(job.draws, kDrawsPerTask);
+  const std::int64_t classes = shape.group_rows * shape.classes * std::min(job.draws, kDrawsPerTask);
+  const auto serve = [&](std::int64_t begin, std::int64_t end) {
+    std::vector<Best> best;
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int64_t first_draw = task % blocks * kDrawsPerTask;
+      visit(group_of(shape, task / blocks), first_draw, std::min(kDrawsPerTask, job.draws - first_draw), best);
+    }
+  };
+  if (share_out_tiles(shape, groups * blocks))
+    serve(0, groups * blocks);
+  else
+    at::parallel_for(0, groups * blocks, std::max<std::int64_t>(1, kGrainClasses / classes), serve);
+}
+
+}  // namespace
+
+void run_forward(const ElementKernels& kernels, const ForwardJob& job) {
+  if (!job.relaxed) {  // the winner alone: most classes need no logarithm
+    IndexJob index{job.scores, {}, 1};
+    for_each_index_task(index, [&](const GroupState& group, std::int64_t, std::int64_t, std::vector<Best>& best) {
+      index_task(kernels, index, group, 0, 1, best);
+      kernels.one_hot_rows(job, group, best.data());
+    });
+    return;
+  }
+  run(
+      kernels, job.scores.shape, kernels.compute_bytes,
+      [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.forward_tile(job, group, tile, w); },
+      [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.forward_finish(job, group, tile, w); },
+      [](const GroupState&) {});
+}
+
+void run_index(const ElementKernels& kernels, const IndexJob& job, std::int64_t* out) {
+  for_each_index_task(
+      job, [&](const GroupState& group, std::int64_t first_draw, std::int64_t draws, std::vector<Best>& best) {
+        index_task(kernels, job, group, first_draw, draws, best);
+        for (std::int64_t i = 0; i < group.rows * draws; ++i)
+          out[(group.first_row + i / draws) * job.draws + first_draw + i % draws] = best[i].index;
+      });
+}
+
+void run_noise(const ElementKernels& kernels, const NoiseJob& job) {
+  run(
+      kernels, job.shape, 0,
+      [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.noise_tile(job, group, tile, w); },
+      [](const GroupState&, std::int64_t, Workspace) {}, [](const GroupState&) {});
+}
+
+void run_backward(const ElementKernels& kernels, const BackwardJob& job) {
+  run(
+      kernels, job.shape, 0,
+      [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.backward_tile(job, group, tile, w); },
+      [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.backward_finish(job, group, tile, w); },
+      [&](const GroupState& group) {
+        for (std::int64_t r = 0; r < group.rows && job.grad_tau; ++r) {
+          double sum = 0;
+          for (std::int64_t t = 0; t < job.shape.tiles(); ++t) sum += group.stats[t * group.rows + r].log_sum;
+          job.grad_tau[group.first_row + r] = -sum / job.tau[group.first_row + r];
+        }
+      });
+}
+
+}  // namespace gumbel_ext::cpu

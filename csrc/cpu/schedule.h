@@ -1,0 +1,14 @@
+// Jobs shared out over torch's threads: over groups of rows, or, where those are few and long, over the
+// tiles of one group after the other.
+#pragma once
+
+#include "job.h"
+
+namespace gumbel_ext::cpu {
+
+void run_forward(const ElementKernels& kernels, const ForwardJob& job);
+void run_index(const ElementKernels& kernels, const IndexJob& job, std::int64_t* out);
+void run_noise(const ElementKernels& kernels, const NoiseJob& job);
+void run_backward(const ElementKernels& kernels, const BackwardJob& job);
+
+}  // namespace gumbel_ext::cpu

@@ -1,0 +1,66 @@
+// Tensors seen as rows.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "capability.h"
+#include "job.h"
+
+namespace gumbel_ext::cpu {
+
+// The rows of `tensor` along `dim`, its other dimensions merged where their strides allow.
+inline Rows rows_of(const at::Tensor& tensor, std::int64_t dim) {
+  Rows rows;
+  rows.data = tensor.data_ptr();
+  rows.class_stride = tensor.dim() > 0 && tensor.size(dim) > 1 ? tensor.stride(dim) : 1;
+  for (std::int64_t d = 0; d < tensor.dim(); ++d) {
+    const std::int64_t size = tensor.size(d), stride = tensor.stride(d);
+    if (d == dim || size == 1) continue;
+    if (rows.ndim > 0 && rows.stride[rows.ndim - 1] == size * stride) {
+      rows.size[rows.ndim - 1] *= size;
+      rows.stride[rows.ndim - 1] = stride;
+    } else {
+      rows.size[rows.ndim] = size;
+      rows.stride[rows.ndim++] = stride;
+    }
+  }
+  return rows;
+}
+
+inline Shape shape_of(const at::Tensor& tensor, std::int64_t dim) {
+  Shape shape;
+  shape.classes = tensor.dim() > 0 ? tensor.size(dim) : 1;
+  shape.rows = shape.classes > 0 ? tensor.numel() / shape.classes : 0;
+  return shape;
+}
+
+// How many rows make a group: short rows fill a tile together; rows whose classes lie apart are taken in
+// the number that shares a cache line.
+inline std::int64_t group_rows(const Shape& shape, const Rows& rows) {
+  const std::int64_t width = std::max<std::int64_t>(16, std::min(shape.classes, kTileClasses));
+  const std::int64_t at_least = rows.class_stride == 1 ? 1 : 16;
+  return std::max<std::int64_t>(1, std::min(shape.rows, std::max(at_least, kTileClasses / width)));
+}
+
+// One value a row, in the rows' order.
+inline at::Tensor rows_as_double(const at::Tensor& values, const at::Tensor& logits, std::int64_t dim) {
+  at::DimVector shape(logits.sizes().begin(), logits.sizes().end());
+  if (!shape.empty()) shape[dim] = 1;
+  return values.detach().expand(shape).to(at::kDouble).contiguous();
+}
+
+inline const ElementKernels& kernels_for(at::ScalarType type) {
+  const KernelTable& table = kernel_table();
+  switch (type) {
+    case at::kFloat:
+      return table.float32;
+    case at::kDouble:
+      return table.float64;
+    case at::kHalf:
+      return table.float16;
+    default:
+      return table.bfloat16;
+  }
+}
+
+}  // namespace gumbel_ext::cpu

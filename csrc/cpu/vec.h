@@ -1,0 +1,139 @@
+// 64-byte vectors on every instruction set (the compiler splits them where registers are shorter), so
+// that a reduction has the same lanes, the same order and the same bits everywhere.
+#pragma once
+
+#include <type_traits>
+
+#include "isa.h"
+
+namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
+
+constexpr int kVecBytes = 64;
+
+template <typename C>
+struct VecOf;
+template <>
+struct VecOf<float> {
+  typedef float Type __attribute__((vector_size(kVecBytes)));
+  typedef std::int32_t Mask __attribute__((vector_size(kVecBytes)));
+  static constexpr Mask kIota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+};
+template <>
+struct VecOf<double> {
+  typedef double Type __attribute__((vector_size(kVecBytes)));
+  typedef std::int64_t Mask __attribute__((vector_size(kVecBytes)));
+  static constexpr Mask kIota = {0, 1, 2, 3, 4, 5, 6, 7};
+};
+template <typename C>
+using Vec = typename VecOf<C>::Type;
+template <typename C>
+using VecMask = typename VecOf<C>::Mask;
+template <typename C>
+constexpr int kLanes = kVecBytes / sizeof(C);
+
+GUMBEL_EXT_INLINE constexpr std::int64_t round_up(std::int64_t n, std::int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+// Classes that a row takes up in a buffer of C: whole vectors.
+template <typename C>
+GUMBEL_EXT_INLINE constexpr std::int64_t padded(std::int64_t classes) {
+  return round_up(classes, kLanes<C>);
+}
+
+template <typename C>
+GUMBEL_EXT_INLINE Vec<C> broadcast(C value) {
+  return value - Vec<C>{};
+}
+
+template <typename C>
+GUMBEL_EXT_INLINE Vec<C> load(const C* p) {
+  Vec<C> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <typename C>
+GUMBEL_EXT_INLINE void store(C* p, Vec<C> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+// The first `n` lanes, 0 <= n < kLanes; nothing past them is touched. Other lanes load as zero.
+template <typename C>
+GUMBEL_EXT_INLINE Vec<C> load_first(const C* p, std::int64_t n) {
+  Vec<C> v = {};
+#if defined(__AVX512F__)
+  const unsigned lanes = (1u << n) - 1;
+  if constexpr (sizeof(C) == 4)
+    v = (Vec<C>)_mm512_maskz_loadu_ps(static_cast<__mmask16>(lanes), p);
+  else
+    v = (Vec<C>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), p);
+#else
+  for (std::int64_t i = 0; i < n; ++i) v[i] = p[i];
+#endif
+  return v;
+}
+template <typename C>
+GUMBEL_EXT_INLINE void store_first(C* p, Vec<C> v, std::int64_t n) {
+#if defined(__AVX512F__)
+  const unsigned lanes = (1u << n) - 1;
+  if constexpr (sizeof(C) == 4)
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(lanes), (__m512)v);
+  else
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(lanes), (__m512d)v);
+#else
+  for (std::int64_t i = 0; i < n; ++i) p[i] = v[i];
+#endif
+}
+
+// Lanes from `n` on replaced by `filler`.
+template <typename C>
+GUMBEL_EXT_INLINE Vec<C> keep_first(Vec<C> v, std::int64_t n, C filler) {
+  using Lane = std::remove_reference_t<decltype(VecMask<C>{}[0])>;
+  const VecMask<C> limit = static_cast<Lane>(n) - VecMask<C>{};
+  return VecOf<C>::kIota < limit ? v : broadcast(filler);
+}
+
+template <typename C>
+GUMBEL_EXT_INLINE Vec<C> max(Vec<C> a, Vec<C> b) {
+  return a > b ? a : b;
+}
+
+// The largest lane; NaN lanes are unspecified.
+template <typename C>
+GUMBEL_EXT_INLINE C largest_lane(Vec<C> v) {
+  C lanes[kLanes<C>];
+  store(lanes, v);
+  for (int width = kLanes<C> / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
+  return lanes[0];
+}
+
+template <typename C>
+GUMBEL_EXT_INLINE bool any_lane(VecMask<C> mask) {
+  std::int64_t words[8];
+  __builtin_memcpy(words, &mask, sizeof words);
+  return (words[0] | words[1] | words[2] | words[3] | words[4] | words[5] | words[6] | words[7]) != 0;
+}
+
+// Sum of term(0) .. term(chunks - 1), vectors of the working precision: a tree over eight of them, then
+// on into double, so that the rounding error stays at a few units however many there are.
+template <typename C, typename Term>
+GUMBEL_EXT_INLINE double sum_chunks(std::int64_t chunks, Term term) {
+  constexpr int kRun = 8;
+  double total[kLanes<C>] = {};
+  for (std::int64_t chunk = 0; chunk < chunks; chunk += kRun) {
+    Vec<C> run = {};
+    if (chunk + kRun <= chunks) {
+      run = ((term(chunk) + term(chunk + 1)) + (term(chunk + 2) + term(chunk + 3))) +
+            ((term(chunk + 4) + term(chunk + 5)) + (term(chunk + 6) + term(chunk + 7)));
+    } else {
+      for (std::int64_t last = chunk; last < chunks; ++last) run += term(last);
+    }
+    for (int i = 0; i < kLanes<C>; ++i) total[i] += static_cast<double>(run[i]);
+  }
+  for (int width = kLanes<C> / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) total[i] += total[i + width];
+  return total[0];
+}
+
+}  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

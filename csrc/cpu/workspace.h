@@ -1,0 +1,52 @@
+// The layout of a thread's working memory: what a group's tile occupies between its stages.
+#pragma once
+
+#include "convert.h"
+
+namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
+
+// The widest tile of a row.
+GUMBEL_EXT_INLINE std::int64_t tile_width(const Shape& shape) {
+  return shape.classes < kTileClasses ? shape.classes : kTileClasses;
+}
+
+template <typename C>
+struct Buffers {
+  const C** rows;         // [group_rows] where each row's staged logits (or gradients) start
+  const C** second_rows;  // [group_rows] the same for a second input
+  C* staged;              // [group_rows][padded]
+  C* second_staged;       // [group_rows][padded]
+  C* scores;              // [group_rows][padded], and room for one vector more
+  C* noise;               // [group_rows * round_up(width, 4)], and room for the fillers' overrun
+  std::uint32_t* words;   // as noise
+  std::uint64_t* quads;   // [counters of a tile], for groups of several rows
+  std::uint64_t* counter_rows;
+  std::uint64_t* counter_seeds;
+  bool* mask;  // [width]
+  std::int64_t bytes;
+
+  GUMBEL_EXT_INLINE Buffers(const Shape& shape, Workspace workspace) {
+    char* next = static_cast<char*>(workspace);
+    const std::int64_t width = tile_width(shape), rows_in_group = shape.group_rows;
+    const std::int64_t values = rows_in_group * padded<C>(width) + kVecBytes;
+    const std::int64_t counters = rows_in_group * ((width + 3) / 4) + kVecBytes;
+    const auto take = [&](auto*& pointer, std::int64_t count) __attribute__((always_inline)) {
+      pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(next);
+      next += round_up(count * std::int64_t(sizeof(*pointer)), kVecBytes);
+    };
+    take(rows, rows_in_group);
+    take(second_rows, rows_in_group);
+    take(staged, values);
+    take(second_staged, values);
+    take(scores, values);
+    take(noise, 4 * counters);
+    take(words, 4 * counters);
+    take(quads, counters);
+    take(counter_rows, counters);
+    take(counter_seeds, counters);
+    take(mask, width);
+    bytes = next - static_cast<char*>(workspace);
+  }
+};
+
+}  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

@@ -1,0 +1,114 @@
+/// \file
+/// gumbel_ext: sampling from categorical variables, differentiably.
+///
+/// A categorical variable is given by logits x (unnormalised log-probabilities, x = log pi) along one
+/// dimension, `dim`. With p = softmax((x + g) / tau) and z = one_hot(argmax(x + g)):
+///
+///                  relaxed: p               one-hot, straight-through: z - sg(p) + p
+///   g = 0          softmax                  straight_through
+///   g ~ Gumbel     gumbel_softmax           gumbel_softmax(hard = true)       index z: gumbel_max
+///
+/// where sg stops the gradient: every differentiable function here has softmax's gradient,
+/// dx = p * (dy - <p, dy>) / tau.
+///
+/// Common to all functions:
+///   logits   float32, float64, float16 or bfloat16; any strides. Results have its shape and dtype
+///            unless said otherwise; arithmetic is in float32 (float64 for float64).
+///   tau      a positive finite number, or a floating-point tensor that broadcasts against logits with
+///            size 1 along dim (one temperature a row); the tensor gets a gradient too.
+///   mask     bool, broadcastable to logits, true where a class may be chosen; elsewhere the logit
+///            counts as -infinity.
+///   seed     a number, or an int64 tensor shaped as logits without dim (one seed a row); {}: drawn
+///            from `generator`, and without one from torch's default generator of the device.
+/// A row with NaN, +infinity, or with every class at -infinity gives NaN along the row. Ties go to the
+/// lowest class.
+///
+/// Errors: c10::TypeError, c10::IndexError, c10::ValueError and c10::Error, saying what was expected
+/// and what came.
+///
+/// Sources: Jang, Gu, Poole, "Categorical reparameterization with Gumbel-softmax", ICLR 2017, section 2;
+/// Maddison, Mnih, Teh, "The concrete distribution", ICLR 2017, section 3; Bengio, Leonard, Courville,
+/// "Estimating or propagating gradients through stochastic neurons", 2013, section 4 (straight-through).
+#pragma once
+
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#if defined(__GNUC__)
+#define GUMBEL_EXT_API __attribute__((visibility("default")))
+#else
+#define GUMBEL_EXT_API
+#endif
+
+namespace gumbel_ext {
+
+/// A number for all rows, or a tensor with one for each.
+struct GUMBEL_EXT_API Temperature {
+  double number = 1;
+  std::optional<at::Tensor> rows;
+
+  Temperature(double number) : number(number) {}                       // NOLINT: implicit on purpose
+  Temperature(at::Tensor rows) : rows(std::move(rows)) {}              // NOLINT
+};
+
+/// A seed for all rows, a tensor with one for each, or {}: drawn from a generator.
+struct GUMBEL_EXT_API Seed {
+  std::optional<std::int64_t> number;
+  std::optional<at::Tensor> rows;
+
+  Seed() = default;
+  Seed(std::int64_t number) : number(number) {}                        // NOLINT: implicit on purpose
+  Seed(std::optional<std::int64_t> number) : number(number) {}         // NOLINT
+  Seed(int number) : number(number) {}                                 // NOLINT
+  Seed(at::Tensor rows) : rows(std::move(rows)) {}                     // NOLINT
+};
+
+/// Tempered softmax, p_i = e^{x_i / tau} / sum_j e^{x_j / tau}.
+GUMBEL_EXT_API at::Tensor softmax(const at::Tensor& logits, const Temperature& tau = 1.0, std::int64_t dim = -1,
+                                  const std::optional<at::Tensor>& mask = {});
+
+/// Straight-through one-hot: the value one_hot(argmax x), the gradient of softmax(x / tau).
+GUMBEL_EXT_API at::Tensor straight_through(const at::Tensor& logits, const Temperature& tau = 1.0,
+                                           std::int64_t dim = -1, const std::optional<at::Tensor>& mask = {});
+
+/// Gumbel-softmax sample, p_i proportional to e^{(x_i + g_i) / tau}; with `hard`, the value
+/// one_hot(argmax(x + g)), which is a draw from softmax(x), with p's gradient.
+GUMBEL_EXT_API at::Tensor gumbel_softmax(const at::Tensor& logits, const Temperature& tau = 1.0, bool hard = false,
+                                         std::int64_t dim = -1, const std::optional<at::Tensor>& mask = {},
+                                         const Seed& seed = {}, const std::optional<at::Generator>& generator = {});
+
+/// Gumbel-max sample: the index argmax_i (x_i / temperature + g_i), drawn from softmax(x / temperature)
+/// exactly. `temperature` may be 0, in any row: then argmax x.
+/// \return int64, shaped as logits without dim, with a last dimension num_samples where that is given.
+GUMBEL_EXT_API at::Tensor gumbel_max(const at::Tensor& logits, const Temperature& temperature = 1.0,
+                                     std::int64_t dim = -1, std::optional<std::int64_t> num_samples = {},
+                                     const std::optional<at::Tensor>& mask = {}, const Seed& seed = {},
+                                     const std::optional<at::Generator>& generator = {});
+
+/// The standard Gumbel noise that the functions above add; the last dimension is the class.
+/// \return a tensor of `size`, of `dtype` (torch's default dtype) on `device` (the CPU).
+GUMBEL_EXT_API at::Tensor gumbel_noise(at::IntArrayRef size, const Seed& seed = {},
+                                       const std::optional<at::Generator>& generator = {},
+                                       std::optional<at::ScalarType> dtype = {},
+                                       std::optional<at::Device> device = {});
+
+/// What this library was built as and what it runs on.
+struct GUMBEL_EXT_API BuildInfo {
+  std::string version;                ///< of gumbel_ext
+  std::string torch_version;          ///< the torch it was built for
+  bool cuda;                          ///< whether it holds CUDA kernels
+  std::string cpu_isa;                ///< the instruction set of the CPU kernels in use
+  std::vector<std::string> cpu_isas;  ///< those that this processor could use, the fastest first
+  int num_threads;                    ///< torch's threads for one operation
+};
+GUMBEL_EXT_API BuildInfo build_info();
+
+/// The version of gumbel_ext, "major.minor.patch".
+GUMBEL_EXT_API std::string version();
+
+}  // namespace gumbel_ext

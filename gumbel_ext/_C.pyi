@@ -1,0 +1,26 @@
+from typing import Any
+
+import torch
+from torch import Tensor
+
+def softmax(logits: Tensor, tau: float | Tensor, dim: int, mask: Tensor | None) -> Tensor: ...
+def straight_through(logits: Tensor, tau: float | Tensor, dim: int, mask: Tensor | None) -> Tensor: ...
+def gumbel_softmax(
+    logits: Tensor,
+    tau: float | Tensor,
+    hard: bool,
+    dim: int,
+    mask: Tensor | None,
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor: ...
+def gumbel_max(
+    logits: Tensor,
+    temperature: float | Tensor,
+    dim: int,
+    num_samples: int | None,
+    mask: Tensor | None,
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor: ...
+def build_info() -> dict[str, Any]: ...

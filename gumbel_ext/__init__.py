@@ -1,0 +1,32 @@
+"""Sampling from categorical variables, differentiably, by hand-written kernels.
+
+=====================  ====================  ================================  ==================
+noise added to logits  relaxed: ``p``        one-hot: ``z - sg(p) + p``        index: ``argmax``
+=====================  ====================  ================================  ==================
+none                   `softmax`             `straight_through`                (`torch.argmax`)
+Gumbel                 `gumbel_softmax`      `gumbel_softmax` (``hard=True``)  `gumbel_max`
+=====================  ====================  ================================  ==================
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gumbel_ext import nn
+from gumbel_ext.functional import build_info, gumbel_max, gumbel_noise, gumbel_softmax, softmax, straight_through
+
+__version__ = (Path(__file__).resolve().parent / "version.txt").read_text().strip()
+
+#: Where CMake finds the C++ library: ``-DCMAKE_PREFIX_PATH=...``.
+cmake_prefix_path = str(Path(__file__).resolve().parent)
+
+__all__ = [
+    "build_info",
+    "cmake_prefix_path",
+    "gumbel_max",
+    "gumbel_noise",
+    "gumbel_softmax",
+    "nn",
+    "softmax",
+    "straight_through",
+]

@@ -1,0 +1,28 @@
+"""Loads the compiled module, after a look at whether it fits the torch at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+PACKAGE = Path(__file__).resolve().parent
+REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps"
+
+
+def _release(version: str) -> tuple[str, ...]:
+    """Major and minor version: within them torch keeps its binary interface."""
+    return tuple(version.split("+")[0].split(".")[:2])
+
+
+def load() -> ModuleType:
+    built_for = (PACKAGE / "lib" / "torch_version.txt").read_text().strip()
+    if _release(built_for) != _release(torch.__version__):
+        raise ImportError(
+            f"gumbel_ext was built for torch {built_for} and cannot be loaded by torch {torch.__version__}: "
+            f"build it again with `{REBUILD} gumbel-ext` (or a path to its source), or install torch {built_for}"
+        )
+    from gumbel_ext import _C
+
+    return _C

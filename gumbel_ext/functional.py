@@ -1,0 +1,175 @@
+"""The five operations.
+
+Common to all of them:
+
+* ``logits``: unnormalised log-probabilities ``x = log π`` along ``dim``; float32, float64, float16 or
+  bfloat16, of any shape and strides. Results have its shape and dtype unless said otherwise; arithmetic is
+  in float32 (float64 for float64).
+* ``tau``: a positive finite number, or a floating-point tensor that broadcasts against ``logits`` with
+  size 1 along ``dim`` (one temperature a row); the tensor gets a gradient too.
+* ``mask``: bool, broadcastable to ``logits``, True where a class may be chosen; elsewhere the logit counts
+  as -∞.
+* ``seed``: an int in [-2^63, 2^64), or an int64 tensor shaped as ``logits`` without ``dim`` (one seed a
+  row). ``generator``: a `torch.Generator`. With neither, torch's default generator of the device, so that
+  `torch.manual_seed` governs. A seed fixes the noise whatever the batch size, thread count, device, dtype,
+  memory layout or ``dim``.
+
+A row with NaN, +∞, or with every class at -∞ gives NaN along the row; an index is then what `torch.argmax`
+gives. Ties go to the lowest class.
+
+Every function raises `TypeError` for an argument of a wrong type or dtype, `IndexError` for a ``dim`` out
+of range, `ValueError` for a wrong value, shape or device, and `NotImplementedError` for a device without
+kernels in this build.
+
+Sources: Jang, Gu, Poole, "Categorical reparameterization with Gumbel-softmax", ICLR 2017 [J]; Maddison, Mnih,
+Teh, "The concrete distribution", ICLR 2017 [M]; Bengio, Léonard, Courville, "Estimating or propagating
+gradients through stochastic neurons", 2013 [B]; Maddison, Tarlow, Minka, "A* sampling", NeurIPS 2014 [A].
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import has_torch_function_unary
+
+from gumbel_ext._load import load
+
+_C = load()
+_ops = torch.ops.gumbel_ext
+
+
+def softmax(logits: Tensor, tau: float | Tensor = 1.0, *, dim: int = -1, mask: Tensor | None = None) -> Tensor:
+    """Tempered softmax, ``p_i = exp(x_i / τ) / Σ_j exp(x_j / τ)``.
+
+    Gradient: ``dx = p ⊙ (dy - ⟨p, dy⟩) / τ``; backward keeps the output alone. See the module's notes for
+    the arguments and errors.
+
+    >>> softmax(torch.tensor([0.0, 0.0])).tolist()
+    [0.5, 0.5]
+    """
+    if _through_dispatcher(logits):
+        return _ops.softmax(logits, tau, dim=dim, mask=mask)
+    return _C.softmax(logits, tau, dim, mask)
+
+
+def straight_through(
+    logits: Tensor, tau: float | Tensor = 1.0, *, dim: int = -1, mask: Tensor | None = None
+) -> Tensor:
+    """Straight-through one-hot, ``y = z - sg(p) + p`` with ``z = one_hot(argmax x)``, ``p = softmax(x / τ)``.
+
+    The value is ``z``, exactly 0 and 1; the gradient is ``p``'s. Source: [B], section 4.
+
+    >>> straight_through(torch.tensor([0.0, 2.0, 1.0])).tolist()
+    [0.0, 1.0, 0.0]
+    """
+    if _through_dispatcher(logits):
+        return _ops.straight_through(logits, tau, dim=dim, mask=mask)
+    return _C.straight_through(logits, tau, dim, mask)
+
+
+def gumbel_softmax(
+    logits: Tensor,
+    tau: float | Tensor = 1.0,
+    hard: bool = False,
+    *,
+    dim: int = -1,
+    mask: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Gumbel-softmax sample, ``p_i ∝ exp((x_i + g_i) / τ)`` with ``g_i ~ Gumbel(0, 1)``.
+
+    Stands in for `torch.nn.functional.gumbel_softmax`. With ``hard``, the value is
+    ``one_hot(argmax(x + g))``, a draw from ``softmax(x)``, exactly 0 and 1; the gradient is ``p``'s
+    (straight-through). Source: [J], section 2; [M], section 3.
+
+    >>> gumbel_softmax(torch.zeros(3), hard=True, seed=0).sum().item()
+    1.0
+    """
+    if _through_dispatcher(logits):
+        return _ops.gumbel_softmax(logits, tau, hard, dim=dim, mask=mask, seed=_seed(seed), generator=generator)
+    return _C.gumbel_softmax(logits, tau, hard, dim, mask, _seed(seed), generator)
+
+
+def gumbel_max(
+    logits: Tensor,
+    temperature: float | Tensor = 1.0,
+    *,
+    dim: int = -1,
+    num_samples: int | None = None,
+    mask: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Gumbel-max sample, ``argmax_i (x_i / temperature + g_i)``: drawn from ``softmax(x / temperature)``.
+
+    Returns int64 indices shaped as ``logits`` without ``dim``, with a last dimension ``num_samples`` where
+    that is given. ``temperature`` divides the logits before the noise and may be 0, in any row: then the
+    index is ``argmax x``. At temperature 1 and the same seed the index is that of
+    ``gumbel_softmax(..., hard=True)``. Source: [A], section 2.
+
+    >>> gumbel_max(torch.tensor([0.0, 2.0, 1.0]), temperature=0).item()
+    1
+    """
+    if _through_dispatcher(logits):
+        return _ops.gumbel_max(
+            logits, temperature, dim=dim, num_samples=num_samples, mask=mask, seed=_seed(seed), generator=generator
+        )
+    return _C.gumbel_max(logits, temperature, dim, num_samples, mask, _seed(seed), generator)
+
+
+def gumbel_noise(
+    size: int | Sequence[int],
+    *,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The very noise that the other operations add, ``g = -log(-log1p(-v))``, of shape ``size``.
+
+    The last dimension is the class. ``v`` is the word of Philox4x32-10 for (seed, row, class, draw 0); noise
+    is finite and reaches 45. float32 noise is within 2 ulp or 2^-22 of the exact value, float64 noise within
+    4 ulp or 2^-50, whichever is larger.
+
+    >>> gumbel_noise(4, seed=7).shape
+    torch.Size([4])
+    """
+    sizes = [size] if isinstance(size, int) else list(size)
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    device = torch.get_default_device() if device is None else device
+    return _ops.gumbel_noise(sizes, seed=_seed(seed), generator=generator, dtype=dtype, device=device)
+
+
+def build_info() -> dict[str, Any]:
+    """What the library was built as and what it runs on.
+
+    ``version``; ``torch_version``, the torch it was built for; ``cuda``, whether it holds CUDA kernels;
+    ``cpu_isa``, the instruction set of the CPU kernels in use, of ``cpu_isas``, those this processor could
+    use (the environment variable ``GUMBEL_EXT_CPU_ISA`` chooses another); ``num_threads``.
+    """
+    return _C.build_info()
+
+
+def _through_dispatcher(logits: Tensor) -> bool:
+    """Whether Python must see the call: compilers trace it, subclasses and modes override it."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits: expected a torch.Tensor, got {type(logits).__name__}")
+    return torch.compiler.is_compiling() or has_torch_function_unary(logits)
+
+
+def _seed(seed: int | Tensor | None) -> int | Tensor | None:
+    """The signed number with the seed's 64 bits."""
+    if seed is None or isinstance(seed, Tensor):
+        return seed
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed: expected an int or an int64 tensor, got {type(seed).__name__}") from None
+    if not -(2**63) <= number < 2**64:
+        raise ValueError(f"seed: expected an int in [-2^63, 2^64), got {number}")
+    return number - 2**64 if number >= 2**63 else number
