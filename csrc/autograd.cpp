@@ -102,13 +102,13 @@ class Differentiable {
 
  private:
   Tensor output_tangent(const Tensor& p) const {
-    const c10::AutoFwGradMode primal_only(false);
     const Tensor d_logits = logits_._fw_grad(/*level=*/0);
+    const Tensor d_tau = tau_rows_.defined() ? tau_rows_._fw_grad(/*level=*/0) : Tensor();
+    const c10::AutoFwGradMode primal_only(false);
     Tensor direction = d_logits.defined() ? d_logits : at::zeros_like(p);
-    if (!tau_rows_.defined()) return softmax_tangent(p, direction / tau_, dim_);
-    const Tensor d_tau = tau_rows_._fw_grad(/*level=*/0);
     if (d_tau.defined()) direction = direction - safe_log(p) * d_tau;
-    return softmax_tangent(p, direction / tau_rows_, dim_).to(p.scalar_type());
+    direction = tau_rows_.defined() ? direction / tau_rows_ : direction / tau_;
+    return softmax_tangent(p, direction, dim_).to(p.scalar_type());
   }
 
   const Tensor& logits_;

@@ -22,34 +22,43 @@ GUMBEL_EXT_INLINE double dot(const C* p, const C* dy, std::int64_t n) {
   });
 }
 
-// Writes dx, given the row's <p, dy>; returns the tile's part of dtau.
-template <typename T>
-GUMBEL_EXT_INLINE double write_gradient(const BackwardJob& job, const Tile& tile, std::int64_t row, const Compute<T>* p,
-                                        const Compute<T>* dy, double row_dot, Compute<T>* scratch) {
-  using C = Compute<T>;
-  const C mean = static_cast<C>(row_dot);
-  if (job.grad_logits) {
-    const C inverse_tau = static_cast<C>(1 / job.tau[row]);
-    T* target = static_cast<T*>(job.grad_logits.data) + job.grad_logits.offset(row) + tile.begin;
-    if (std::is_same_v<T, C> && job.grad_logits.class_stride == 1) {
-      C* __restrict out = reinterpret_cast<C*>(target);
+// dx[k] = p[k] * (dy[k] - mean) / tau.
+template <typename C>
+GUMBEL_EXT_INLINE void gradient_row(C* dx, const C* p, const C* dy, std::int64_t n, C mean, C inverse_tau) {
+  const Vec<C> means = broadcast(mean), inverse_taus = broadcast(inverse_tau);
+  std::int64_t k = 0;
+  for (; k + kLanes<C> <= n; k += kLanes<C>) store(dx + k, load(p + k) * (load(dy + k) - means) * inverse_taus);
+  if (k == n) return;
+  const std::int64_t rest = n - k;
+  store_first(dx + k, load_first(p + k, rest) * (load_first(dy + k, rest) - means) * inverse_taus, rest);
+}
+
+// sum_k p[k] * (dy[k] - mean) * log(p[k]).
+template <typename C>
+GUMBEL_EXT_INLINE double log_sum_row(C* scratch, const C* p, const C* dy, std::int64_t n, C mean) {
 #pragma omp simd
-      for (std::int64_t k = 0; k < tile.width; ++k) out[k] = p[k] * (dy[k] - mean) * inverse_tau;
-    } else {
-#pragma omp simd
-      for (std::int64_t k = 0; k < tile.width; ++k) scratch[k] = p[k] * (dy[k] - mean);
-      write_row<T>(job.grad_logits, row, tile.begin, tile.width, scratch, inverse_tau);
-    }
-  }
-  if (!job.grad_tau) return 0;
-#pragma omp simd
-  for (std::int64_t k = 0; k < tile.width; ++k) {
+  for (std::int64_t k = 0; k < n; ++k) {
     const C positive = p[k] < FloatTraits<C>::kSmallestNormal ? C(1) : p[k];  // p log p goes to 0 with p
     scratch[k] = p[k] * (dy[k] - mean) * log_positive(positive);
   }
   double sum = 0;
-  for (std::int64_t k = 0; k < tile.width; ++k) sum += static_cast<double>(scratch[k]);
+  for (std::int64_t k = 0; k < n; ++k) sum += static_cast<double>(scratch[k]);
   return sum;
+}
+
+// The gradients of the tile's rows, given each row's <p, dy>.
+template <typename T, typename RowDot>
+GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers,
+                                       TileStats* stats, RowDot row_dot) {
+  using C = Compute<T>;
+  const RowSink<T> sink = tile.sink<T>(job.grad_logits ? job.grad_logits : job.relaxed, buffers.scores);
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    const C mean = static_cast<C>(row_dot(r)), inverse_tau = static_cast<C>(1 / job.tau[tile.first_row + r]);
+    const C *p = buffers.rows[r], *dy = buffers.second_rows[r];
+    if (job.grad_logits) gradient_row(sink.row(r), p, dy, tile.width, mean, inverse_tau);
+    if (job.grad_tau) stats[r].log_sum = log_sum_row(buffers.noise, p, dy, tile.width, mean);
+  }
+  if (job.grad_logits) sink.finish();
 }
 
 template <typename T>
@@ -57,14 +66,12 @@ void backward_tile(const BackwardJob& job, const GroupState& group, std::int64_t
   using C = Compute<T>;
   const Tile tile(job.shape, group, tile_index);
   Buffers<C> buffers(job.shape, workspace);
+  TileStats* stats = group.stats + tile_index * group.rows;
   stage_backward<T>(job, tile, buffers);
-  for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const std::int64_t row = tile.first_row + r;
-    TileStats& stats = group.stats[tile_index * group.rows + r];
-    stats.sum = dot(buffers.rows[r], buffers.second_rows[r], tile.width);
-    if (job.shape.tiles() == 1)
-      stats.log_sum = write_gradient<T>(job, tile, row, buffers.rows[r], buffers.second_rows[r], stats.sum, buffers.scores);
-  }
+  for (std::int64_t r = 0; r < tile.rows; ++r) stats[r].sum = dot(buffers.rows[r], buffers.second_rows[r], tile.width);
+  if (job.shape.tiles() > 1) return;
+  write_gradients<T>(job, tile, buffers, stats,
+                     [&](std::int64_t r) __attribute__((always_inline)) { return stats[r].sum; });
 }
 
 template <typename T>
@@ -73,12 +80,12 @@ void backward_finish(const BackwardJob& job, const GroupState& group, std::int64
   const Tile tile(job.shape, group, tile_index);
   Buffers<C> buffers(job.shape, workspace);
   stage_backward<T>(job, tile, buffers);
-  for (std::int64_t r = 0; r < tile.rows; ++r) {
-    double row_dot = 0;
-    for (std::int64_t t = 0; t < job.shape.tiles(); ++t) row_dot += group.stats[t * group.rows + r].sum;
-    group.stats[tile_index * group.rows + r].log_sum = write_gradient<T>(
-        job, tile, tile.first_row + r, buffers.rows[r], buffers.second_rows[r], row_dot, buffers.scores);
-  }
+  write_gradients<T>(job, tile, buffers, group.stats + tile_index * group.rows,
+                     [&](std::int64_t r) __attribute__((always_inline)) {
+                       double sum = 0;
+                       for (std::int64_t t = 0; t < job.shape.tiles(); ++t) sum += group.stats[t * group.rows + r].sum;
+                       return sum;
+                     });
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

@@ -1,4 +1,4 @@
-// The forward row kernel: softmax(scores / tau), one_hot(argmax(scores)), or both.
+// The forward row kernel: softmax(scores / tau), and, where wanted, one_hot(argmax(scores)) beside it.
 #pragma once
 
 #include "scores.h"
@@ -28,23 +28,25 @@ struct ExponentScale {
   }
 };
 
-// values[k] = exp((scores[k] - max) / tau) * 2^kExp2Shift, exactly 0 where the score is -infinity;
-// the sum of them over whole vectors.
+// values[k] = exp(score / tau) * 2^kExp2Shift, where values held h = score / 2 - max / 2; exactly 0 where
+// the score was -infinity.
 template <typename C>
-GUMBEL_EXT_INLINE double exponentials(C* __restrict values, std::int64_t n, C max, const ExponentScale<C>& exponent) {
-  const C minus_half_max = C(-0.5) * max, lowest = exponent.lowest;
+GUMBEL_EXT_INLINE void exponentials(C* __restrict values, std::int64_t n, const ExponentScale<C>& exponent) {
+  const C lowest = exponent.lowest;
   const TwoPart<C> scale = exponent.scale;
 #pragma omp simd
   for (std::int64_t k = 0; k < n; ++k) {
-    const C score = values[k];
-    C h = fused_multiply_add(score, C(0.5), minus_half_max);
-    h = h > lowest ? h : lowest;
-    const C power = exp2_shifted(h, scale);
-    values[k] = score == -C(__builtin_inff()) ? C(0) : power;
+    const C h = values[k];
+    const C power = exp2_shifted(h > lowest ? h : lowest, scale);
+    values[k] = h == -C(__builtin_inff()) ? C(0) : power;
   }
-  return sum_chunks<C>(n / kLanes<C>, [&](std::int64_t chunk) __attribute__((always_inline)) {
-    return load(values + chunk * kLanes<C>);
-  });
+}
+
+// values[k] = values[k] / 2 - max / 2, over whole vectors.
+template <typename C>
+GUMBEL_EXT_INLINE void subtract_max(C* values, std::int64_t n, C max) {
+  const C half_max = C(0.5) * max;
+  for (std::int64_t k = 0; k < n; k += kLanes<C>) store(values + k, load(values + k) * C(0.5) - half_max);
 }
 
 // A row with NaN, with +infinity or with nothing but -infinity has no softmax.
@@ -61,16 +63,45 @@ GUMBEL_EXT_INLINE void write_one_hot(const Rows& out, std::int64_t row, std::int
   if (!undefined && index >= begin && index < begin + width) fill_row<T>(out, row, index, 1, C(1));
 }
 
-// y = values * factor, where factor may lie below the working precision's normal range.
-template <typename T>
-GUMBEL_EXT_INLINE void write_scaled(const Rows& out, std::int64_t row, std::int64_t begin, std::int64_t width,
-                                    Compute<T>* values, double factor) {
-  using C = Compute<T>;
-  if (factor < static_cast<double>(FloatTraits<C>::kSmallestNormal)) {
-    for (std::int64_t k = 0; k < width; ++k) values[k] = static_cast<C>(static_cast<double>(values[k]) * factor);
-    factor = 1;
+// out = values * factor, where factor may lie below the working precision's normal range.
+template <typename C>
+GUMBEL_EXT_INLINE void scale_values(C* out, const C* values, std::int64_t n, double factor) {
+  if (factor >= static_cast<double>(FloatTraits<C>::kSmallestNormal)) {
+    scale_row(out, values, static_cast<C>(factor), n);
+    return;
   }
-  write_row<T>(out, row, begin, width, values, static_cast<C>(factor));
+  for (std::int64_t k = 0; k < n; ++k) out[k] = static_cast<C>(static_cast<double>(values[k]) * factor);
+}
+
+template <typename C>
+GUMBEL_EXT_INLINE void fill_values(C* out, std::int64_t n, C value) {
+  for (std::int64_t k = 0; k < n; ++k) out[k] = value;
+}
+
+// The scores of the tile's rows at `scores`, `stride` apart, turned into h for the exponentials, and their
+// statistics but for the sums.
+template <typename C>
+GUMBEL_EXT_INLINE void score_rows(const ForwardJob& job, const Tile& tile, const Buffers<C>& buffers, C* scores,
+                                  std::int64_t stride, TileStats* stats) {
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    C* row = scores + r * stride;
+    const C* noise = job.scores.noise.on ? buffers.noise + r * tile.noise_stride() : nullptr;
+    const RowMax<C> found = add_noise(row, buffers.rows[r], noise, tile.width);
+    stats[r] = {static_cast<double>(found.has_nan ? C(__builtin_nanf("")) : found.max), 0, 0, tile.begin};
+    if (is_undefined(stats[r].max)) continue;
+    if (job.one_hot) stats[r].argmax += find_first(row, found.max);
+    subtract_max(row, padded<C>(tile.width), found.max);
+  }
+}
+
+template <typename C>
+GUMBEL_EXT_INLINE void exponentiate_rows(const RowScalar& tau, const Tile& tile, C* scores, std::int64_t stride) {
+  if (!tau.rows && stride == padded<C>(tile.width)) {
+    exponentials(scores, tile.rows * stride, ExponentScale<C>(tau.value));
+    return;
+  }
+  for (std::int64_t r = 0; r < tile.rows; ++r)
+    exponentials(scores + r * stride, padded<C>(tile.width), ExponentScale<C>(tau[tile.first_row + r]));
 }
 
 template <typename T>
@@ -80,37 +111,34 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
   const Tile tile(shape, group, tile_index);
   Buffers<C> buffers(shape, workspace);
   const bool only_tile = shape.tiles() == 1;
-  const std::int64_t stride = padded<C>(tile.width);
+  C* scores = only_tile ? buffers.scores : static_cast<C*>(group.row_buffer) + tile_index * kTileClasses;
+  const std::int64_t stride = only_tile ? padded<C>(tile.width) : shape.tiles() * kTileClasses;
+  TileStats* stats = group.stats + tile_index * group.rows;
 
   stage_logits<T>(job.scores.logits, job.scores.mask, tile, buffers);
   if (job.scores.noise.on) {
     fill_words(job.scores.noise, tile, 0, buffers);
     words_to_noise(job.scores.noise, tile, 0, buffers);
   }
-  ExponentScale<C> exponent(job.tau[tile.first_row]);
+  score_rows(job, tile, buffers, scores, stride, stats);
+  exponentiate_rows(job.tau, tile, scores, stride);
+  const RowSink<T> sink = tile.sink<T>(job.relaxed, buffers.staged);
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const std::int64_t row = tile.first_row + r;
-    C* scores = only_tile ? buffers.scores + r * stride
-                          : static_cast<C*>(group.row_buffer) + (r * shape.tiles() + tile_index) * kTileClasses;
-    const C* noise = job.scores.noise.on ? buffers.noise + r * tile.noise_stride() : nullptr;
-    const RowMax<C> found = add_noise(scores, buffers.rows[r], noise, tile.width);
-    TileStats stats{static_cast<double>(found.has_nan ? C(__builtin_nanf("")) : found.max), 0, 0, tile.begin};
-    if (job.one_hot && !is_undefined(stats.max)) stats.argmax += find_first(scores, found.max);
-    if (job.relaxed && !is_undefined(stats.max)) {
-      if (job.tau.rows && r > 0) exponent = ExponentScale<C>(job.tau[row]);
-      stats.sum = exponentials(scores, stride, found.max, exponent);
-    }
-    if (!only_tile) {
-      group.stats[tile_index * group.rows + r] = stats;
-      continue;
-    }
-    if (job.one_hot) write_one_hot<T>(job.one_hot, row, 0, tile.width, stats.max, stats.argmax);
-    if (!job.relaxed) continue;
-    if (is_undefined(stats.max))
-      fill_row<T>(job.relaxed, row, 0, tile.width, C(__builtin_nanf("")));
+    const C* values = scores + r * stride;
+    const bool undefined = is_undefined(stats[r].max);
+    if (!undefined)
+      stats[r].sum = sum_chunks<C>(padded<C>(tile.width) / kLanes<C>, [&](std::int64_t chunk) __attribute__((always_inline)) {
+        return load(values + chunk * kLanes<C>);
+      });
+    if (!only_tile) continue;
+    if (undefined)
+      fill_values(sink.row(r), tile.width, C(__builtin_nanf("")));
     else
-      write_scaled<T>(job.relaxed, row, 0, tile.width, scores, 1 / stats.sum);
+      scale_values(sink.row(r), values, tile.width, 1 / stats[r].sum);
+    if (job.one_hot)
+      write_one_hot<T>(job.one_hot, tile.first_row + r, 0, tile.width, stats[r].max, stats[r].argmax);
   }
+  if (only_tile) sink.finish();
 }
 
 // One row's statistics over all its tiles. An undefined maximum (NaN above +infinity) stays.
@@ -124,34 +152,32 @@ GUMBEL_EXT_INLINE TileStats combine_max(const GroupState& group, std::int64_t ti
 }
 
 template <typename T>
-void forward_finish(const ForwardJob& job, const GroupState& group, std::int64_t tile_index, Workspace) {
+void forward_finish(const ForwardJob& job, const GroupState& group, std::int64_t tile_index, Workspace workspace) {
   using C = Compute<T>;
   const Shape& shape = job.scores.shape;
   const Tile tile(shape, group, tile_index);
+  Buffers<C> buffers(shape, workspace);
+  const RowSink<T> sink = tile.sink<T>(job.relaxed, buffers.staged);
+  const std::int64_t tiles = shape.tiles();
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const std::int64_t row = tile.first_row + r, tiles = shape.tiles();
     const TileStats best = combine_max(group, tiles, r);
-    if (job.one_hot) write_one_hot<T>(job.one_hot, row, tile.begin, tile.width, best.max, best.argmax);
-    if (!job.relaxed) continue;
-    if (is_undefined(best.max)) {
-      fill_row<T>(job.relaxed, row, tile.begin, tile.width, C(__builtin_nanf("")));
+    const double tile_max = group.stats[tile_index * group.rows + r].max;
+    if (job.one_hot)
+      write_one_hot<T>(job.one_hot, tile.first_row + r, tile.begin, tile.width, best.max, best.argmax);
+    if (is_undefined(best.max) || is_undefined(tile_max)) {  // no row, or a tile of nothing but -infinity
+      fill_values(sink.row(r), tile.width, is_undefined(best.max) ? C(__builtin_nanf("")) : C(0));
       continue;
     }
-    const ExponentScale<C> exponent(job.tau[row]);
+    const ExponentScale<C> exponent(job.tau[tile.first_row + r]);
     double sum = 0;
     for (std::int64_t t = 0; t < tiles; ++t) {
       const TileStats& stats = group.stats[t * group.rows + r];
       if (stats.sum > 0) sum += stats.sum * exponent.relative(stats.max, best.max);
     }
-    const double tile_max = group.stats[tile_index * group.rows + r].max;
-    C* values = static_cast<C*>(group.row_buffer) + (r * tiles + tile_index) * kTileClasses;
-    // A tile of nothing but -infinity was left as it is.
-    const bool empty = is_undefined(tile_max);
-    if (empty)
-      fill_row<T>(job.relaxed, row, tile.begin, tile.width, C(0));
-    else
-      write_scaled<T>(job.relaxed, row, tile.begin, tile.width, values, exponent.relative(tile_max, best.max) / sum);
+    const C* values = static_cast<C*>(group.row_buffer) + (r * tiles + tile_index) * kTileClasses;
+    scale_values(sink.row(r), values, tile.width, exponent.relative(tile_max, best.max) / sum);
   }
+  sink.finish();
 }
 
 // One-hot rows whose argmax is known.
@@ -168,8 +194,10 @@ void noise_tile(const NoiseJob& job, const GroupState& group, std::int64_t tile_
   Buffers<C> buffers(job.shape, workspace);
   fill_words(job.noise, tile, 0, buffers);
   words_to_noise(job.noise, tile, 0, buffers);
+  const RowSink<T> sink = tile.sink<T>(job.out, buffers.staged);
   for (std::int64_t r = 0; r < tile.rows; ++r)
-    write_row<T>(job.out, tile.first_row + r, tile.begin, tile.width, buffers.noise + r * tile.noise_stride(), C(1));
+    scale_row(sink.row(r), buffers.noise + r * tile.noise_stride(), C(1), tile.width);
+  sink.finish();
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

@@ -7,15 +7,32 @@ namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
 constexpr std::int64_t kBlock = 64;
 
-// An upper bound of the noise of `word`, from its bits alone: g <= -log(v), and a float's exponent and
-// mantissa read as one fixed-point number lie below its log2. (Half the word, so that it converts as a
-// signed integer.) Words below kTailWords have no bound here.
-GUMBEL_EXT_INLINE float gumbel_bound(std::uint32_t word) {
+// What log2 a word has at most, as a number that grows with the word: a float's exponent and mantissa
+// read as one fixed-point number, 2^23 (127 + log2(word / 2)) or a little less. (Half the word, so that
+// it converts as a signed integer.)
+GUMBEL_EXT_INLINE float log2_of_word(std::uint32_t word) {
   const float half = static_cast<float>(static_cast<std::int32_t>(word >> 1));
-  const float log2_word = static_cast<float>(bit_cast<std::int32_t>(half));  // 2^23 (127 + log2(half))
-  constexpr float kLn2 = 0.693148f, kSlack = 1e-4f;
-  return fused_multiply_add(log2_word, -kLn2 * 0x1p-23f, kLn2 * 159.f - kLn2 + kSlack);
+  return static_cast<float>(bit_cast<std::int32_t>(half));
 }
+
+// A class can reach the score `best` only if its word is small: g <= -log(v) <= kBound - kSlope *
+// log2_of_word(word). Words below kTailWords may always.
+struct WordLimit {
+  static constexpr float kSlope = 0.693147f * 0x1p-23f;
+  static constexpr float kBound = 0.693148f * 158.f;
+
+  // log2_of_word has to be at most this (or the logit NaN, which this then is).
+  GUMBEL_EXT_INLINE static float limit(float logit, float best_offset) {
+    const float word_limit = fused_multiply_add(logit, 1 / kSlope, best_offset);
+    constexpr float kTail = 0x1p23f * (127 + 15);
+    return kTail > word_limit ? kTail : word_limit;
+  }
+  // The slack covers the rounding here and in the scores: a class that could win within it reaches best.
+  GUMBEL_EXT_INLINE static float offset(float best) {
+    const float slack = 1e-3f + 0x1p-20f * (best < 0 ? -best : best);
+    return (kBound + slack - best) / kSlope;
+  }
+};
 
 // NaN is the largest; the first of equals wins.
 template <typename C>
@@ -30,36 +47,42 @@ GUMBEL_EXT_INLINE void update_best(Best& best, const C* scores, RowMax<C> found,
   if (beats(max, best.score)) best = {static_cast<double>(max), begin + find_first(scores, max)};
 }
 
-// Whether any of `kBlock` classes can reach `best`: a NaN always can.
-GUMBEL_EXT_INLINE bool may_win(const float* __restrict logits, const std::uint32_t* __restrict words, float best) {
-  std::int32_t hit = 0;
-#pragma omp simd reduction(| : hit)
-  for (std::int64_t k = 0; k < kBlock; ++k) {
-    const bool below = logits[k] + gumbel_bound(words[k]) < best;
-    hit |= static_cast<std::int32_t>(!below) | static_cast<std::int32_t>(words[k] < kTailWords);
-  }
-  return hit != 0;
+// Whether any of a vector's classes can win.
+GUMBEL_EXT_INLINE VecMask<float> may_win(const float* logits, const std::uint32_t* words, float best_offset) {
+  std::int32_t hit[kLanes<float>];
+#pragma omp simd
+  for (int k = 0; k < kLanes<float>; ++k)
+    hit[k] = log2_of_word(words[k]) > WordLimit::limit(logits[k], best_offset) ? 0 : -1;
+  VecMask<float> mask;
+  __builtin_memcpy(&mask, hit, sizeof mask);
+  return mask;
 }
 
 // One row's tile, of which most blocks cannot hold the winner and need no logarithm.
 GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& tile, std::int64_t row, std::uint32_t draw,
                                   const float* logits, const std::uint32_t* words) {
-  float scores[kBlock + kLanes<float>], tail_logits[kBlock], block_noise[kBlock];
+  constexpr int kWidth = kLanes<float>;
+  float scores[2 * kWidth], last_logits[kBlock], some_noise[kWidth];
   for (std::int64_t k = 0; k < tile.width; k += kBlock) {
-    const std::int64_t n = tile.width - k < kBlock ? tile.width - k : kBlock;
-    const float* block_logits = logits + k;
-    if (n < kBlock) {
-      for (std::int64_t i = 0; i < kBlock; ++i) tail_logits[i] = i < n ? logits[k + i] : -__builtin_inff();
-      block_logits = tail_logits;
+    const float* block = logits + k;
+    if (k + kBlock > tile.width) {
+      for (std::int64_t i = 0; i < kBlock; ++i) last_logits[i] = k + i < tile.width ? block[i] : -__builtin_inff();
+      block = last_logits;
     }
-    if (best.score != best.score) return;
-    if (!may_win(block_logits, words + k, static_cast<float>(best.score))) continue;
+    float best_offset = WordLimit::offset(static_cast<float>(best.score));
+    VecMask<float> hits = {};
+    for (int i = 0; i < kBlock; i += kWidth) hits |= may_win(block + i, words + k + i, best_offset);
+    if (!any_lane<float>(hits)) continue;
+    for (int i = 0; i < kBlock; i += kWidth) {
+      if (!any_lane<float>(may_win(block + i, words + k + i, best_offset))) continue;
 #pragma omp simd
-    for (std::int64_t i = 0; i < kBlock; ++i) block_noise[i] = gumbel_from_word<float>(words[k + i]);
-    for (std::int64_t i = 0; i < n; ++i)
-      if (words[k + i] < kTailWords)
-        block_noise[i] = tail_noise<float>(noise, row, tile.begin + k + i, draw, words[k + i]);
-    update_best(best, scores, add_noise(scores, block_logits, block_noise, kBlock), tile.begin + k);
+      for (int lane = 0; lane < kWidth; ++lane) some_noise[lane] = gumbel_from_word<float>(words[k + i + lane]);
+      for (int lane = 0; lane < kWidth; ++lane)
+        if (words[k + i + lane] < kTailWords && k + i + lane < tile.width)
+          some_noise[lane] = tail_noise<float>(noise, row, tile.begin + k + i + lane, draw, words[k + i + lane]);
+      update_best(best, scores, add_noise(scores, block + i, some_noise, kWidth), tile.begin + k + i);
+      best_offset = WordLimit::offset(static_cast<float>(best.score));
+    }
   }
 }
 

@@ -70,7 +70,7 @@ Tensor relaxed_cpu(const Tensor& logits, const OptionalTensor& mask, double tau,
                    bool noise, OptionalInt seed, const OptionalTensor& row_seeds, const OptionalGenerator& generator,
                    std::int64_t dim) {
   const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim}, noise, "tau", false);
-  Tensor out = at::empty_like(logits);
+  Tensor out = new_like(logits);
   run_forward(kernels_for(logits.scalar_type()), {inputs.scores, inputs.tau, rows_of(out, inputs.dim), {}});
   return out;
 }
@@ -80,8 +80,8 @@ std::tuple<Tensor, Tensor> one_hot_cpu(const Tensor& logits, const OptionalTenso
                                        const OptionalTensor& row_seeds, const OptionalGenerator& generator,
                                        std::int64_t dim, bool keep_relaxed) {
   const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim}, noise, "tau", false);
-  Tensor out = at::empty_like(logits);
-  Tensor relaxed = keep_relaxed ? at::empty_like(logits) : at::empty({0}, logits.options());
+  Tensor out = new_like(logits);
+  Tensor relaxed = keep_relaxed ? new_like(logits) : at::empty({0}, logits.options());
   const Rows relaxed_rows = keep_relaxed ? rows_of(relaxed, inputs.dim) : Rows{};
   run_forward(kernels_for(logits.scalar_type()), {inputs.scores, inputs.tau, relaxed_rows, rows_of(out, inputs.dim)});
   return {out, relaxed};
@@ -128,7 +128,7 @@ std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor& relaxe
     job.tau.rows = row_taus.const_data_ptr<double>();
   }
   if (need_logits) {
-    grad_logits = at::empty_like(relaxed);
+    grad_logits = new_like(relaxed);
     job.grad_logits = rows_of(grad_logits, dim);
   }
   if (need_tau) {

@@ -19,6 +19,10 @@ struct Tile {
     const std::int64_t left = shape.classes - begin;
     width = left < kTileClasses ? left : kTileClasses;
   }
+  template <typename T>
+  GUMBEL_EXT_INLINE RowSink<T> sink(const Rows& out, Compute<T>* scratch) const {
+    return RowSink<T>(out, first_row, rows, begin, width, scratch);
+  }
   // Classes a row takes up in the noise buffers: whole Philox counters.
   GUMBEL_EXT_INLINE std::int64_t noise_stride() const {
     return round_up(width, kPhiloxWords);
@@ -137,14 +141,11 @@ GUMBEL_EXT_INLINE RowMax<C> add_noise(C* scores, const C* logits, const C* noise
 // The first k with scores[k] == value, or, where `value` is NaN, the first NaN. Requires: there is one.
 template <typename C>
 GUMBEL_EXT_INLINE std::int64_t find_first(const C* scores, C value) {
-  std::int64_t k = 0;
-  for (;; k += kLanes<C>) {
+  for (std::int64_t k = 0;; k += kLanes<C>) {
     const Vec<C> v = load(scores + k);
     const VecMask<C> hit = value == value ? (v == broadcast(value)) : (v != v);
-    if (any_lane<C>(hit)) break;
+    if (any_lane<C>(hit)) return k + first_lane<C>(hit);
   }
-  for (;; ++k)
-    if (value == value ? scores[k] == value : scores[k] != scores[k]) return k;
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

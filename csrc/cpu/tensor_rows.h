@@ -1,12 +1,30 @@
 // Tensors seen as rows.
 #pragma once
 
+#include <ATen/Functions.h>
 #include <ATen/core/Tensor.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "capability.h"
 #include "job.h"
 
 namespace gumbel_ext::cpu {
+
+// A new tensor like `tensor`. Large ones ask the kernel for huge pages: touching fresh memory for the first
+// time costs as much as the arithmetic otherwise. (A request: where it is refused, nothing changes.)
+inline at::Tensor new_like(const at::Tensor& tensor) {
+  at::Tensor result = at::empty_like(tensor);
+#if defined(__linux__)
+  constexpr std::uintptr_t kHugePage = std::uintptr_t(1) << 21;
+  const auto begin = (reinterpret_cast<std::uintptr_t>(result.data_ptr()) + kHugePage - 1) / kHugePage * kHugePage;
+  const auto end = (reinterpret_cast<std::uintptr_t>(result.data_ptr()) + result.nbytes()) / kHugePage * kHugePage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+  return result;
+}
 
 // The rows of `tensor` along `dim`, its other dimensions merged where their strides allow.
 inline Rows rows_of(const at::Tensor& tensor, std::int64_t dim) {

@@ -98,21 +98,66 @@ GUMBEL_EXT_INLINE Vec<C> max(Vec<C> a, Vec<C> b) {
   return a > b ? a : b;
 }
 
+// The lanes folded in halves, to a single one, by `fold`.
+template <typename C, int kCount, typename Fold>
+GUMBEL_EXT_INLINE C fold_lanes(const C* lanes, Fold fold) {
+  if constexpr (kCount == 1) {
+    return lanes[0];
+  } else {
+    typedef C Half __attribute__((vector_size(kCount / 2 * sizeof(C))));
+    Half low, high;
+    __builtin_memcpy(&low, lanes, sizeof low);
+    __builtin_memcpy(&high, lanes + kCount / 2, sizeof high);
+    const Half folded = fold(low, high);
+    C next[kCount / 2];
+    __builtin_memcpy(next, &folded, sizeof folded);
+    return fold_lanes<C, kCount / 2>(next, fold);
+  }
+}
+
 // The largest lane; NaN lanes are unspecified.
 template <typename C>
 GUMBEL_EXT_INLINE C largest_lane(Vec<C> v) {
   C lanes[kLanes<C>];
   store(lanes, v);
-  for (int width = kLanes<C> / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
-  return lanes[0];
+  return fold_lanes<C, kLanes<C>>(lanes, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
 }
 
 template <typename C>
 GUMBEL_EXT_INLINE bool any_lane(VecMask<C> mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0;
+#else
   std::int64_t words[8];
   __builtin_memcpy(words, &mask, sizeof words);
   return (words[0] | words[1] | words[2] | words[3] | words[4] | words[5] | words[6] | words[7]) != 0;
+#endif
+}
+
+// The first lane that is set. Requires: one is.
+template <typename C>
+GUMBEL_EXT_INLINE int first_lane(VecMask<C> mask) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(C) == 4)
+    return __builtin_ctz(_mm512_test_epi32_mask((__m512i)mask, (__m512i)mask));
+  else
+    return __builtin_ctz(_mm512_test_epi64_mask((__m512i)mask, (__m512i)mask));
+#else
+  int lane = 0;
+  while (mask[lane] == 0) ++lane;
+  return lane;
+#endif
+}
+
+// The lanes in double, float's upper half added to its lower one.
+GUMBEL_EXT_INLINE Vec<double> to_double(Vec<double> v) {
+  return v;
+}
+GUMBEL_EXT_INLINE Vec<double> to_double(Vec<float> v) {
+  typedef float Half __attribute__((vector_size(kVecBytes / 2)));
+  Half halves[2];
+  __builtin_memcpy(halves, &v, sizeof v);
+  return __builtin_convertvector(halves[0], Vec<double>) + __builtin_convertvector(halves[1], Vec<double>);
 }
 
 // Sum of term(0) .. term(chunks - 1), vectors of the working precision: a tree over eight of them, then
@@ -120,7 +165,7 @@ GUMBEL_EXT_INLINE bool any_lane(VecMask<C> mask) {
 template <typename C, typename Term>
 GUMBEL_EXT_INLINE double sum_chunks(std::int64_t chunks, Term term) {
   constexpr int kRun = 8;
-  double total[kLanes<C>] = {};
+  Vec<double> total = {};
   for (std::int64_t chunk = 0; chunk < chunks; chunk += kRun) {
     Vec<C> run = {};
     if (chunk + kRun <= chunks) {
@@ -129,11 +174,11 @@ GUMBEL_EXT_INLINE double sum_chunks(std::int64_t chunks, Term term) {
     } else {
       for (std::int64_t last = chunk; last < chunks; ++last) run += term(last);
     }
-    for (int i = 0; i < kLanes<C>; ++i) total[i] += static_cast<double>(run[i]);
+    total += to_double(run);
   }
-  for (int width = kLanes<C> / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) total[i] += total[i + width];
-  return total[0];
+  double lanes[kLanes<double>];
+  store(lanes, total);
+  return fold_lanes<double, kLanes<double>>(lanes, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

@@ -14,7 +14,7 @@ template <typename C>
 struct Buffers {
   const C** rows;         // [group_rows] where each row's staged logits (or gradients) start
   const C** second_rows;  // [group_rows] the same for a second input
-  C* staged;              // [group_rows][padded]
+  C* staged;              // [group_rows][padded]; after the scores, scratch for the results
   C* second_staged;       // [group_rows][padded]
   C* scores;              // [group_rows][padded], and room for one vector more
   C* noise;               // [group_rows * round_up(width, 4)], and room for the fillers' overrun

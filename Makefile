@@ -1,0 +1,43 @@
+# The two commands: `make demo` and `make test`. Both need Python 3.10 or newer, g++ and make; they set up a
+# virtual environment of their own, in .venv.
+#
+#   make demo TORCH="torch==2.11.0"     another torch, in any form that pip takes
+#   make demo PYTHON=python3.12         another Python
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+OUT ?= out
+
+BIN := $(VENV)/bin
+TOOLS := "setuptools>=77,<90" "cmake>=3.24,<5" "ninja>=1.11" "pybind11>=2.13,<4" wheel
+# Everything a build depends on, but what it writes itself.
+SOURCES := $(shell find csrc cmake gumbel_ext -type f -not -path '*/__pycache__/*' -not -path 'gumbel_ext/lib/*' \
+             -not -path 'gumbel_ext/include/*' -not -name '*.so') CMakeLists.txt setup.py pyproject.toml
+# A change of TORCH or PYTHON means another environment.
+STAMP := $(VENV)/.$(shell printf '%s' "$(PYTHON) $(TORCH)" | cksum | cut -d' ' -f1)
+
+.PHONY: demo test build clean
+
+demo: build
+	$(BIN)/python examples/discrete_vae.py --out $(OUT)
+	$(BIN)/python examples/simplex.py --out $(OUT)/simplex.png
+
+test: build
+	$(BIN)/python -m pytest
+
+build: $(STAMP)-built
+
+$(STAMP)-torch:
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install $(TOOLS)
+	touch $@
+
+$(STAMP)-built: $(STAMP)-torch $(SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --no-build-isolation ".[demo,test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info
