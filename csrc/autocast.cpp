@@ -19,9 +19,8 @@ at::Tensor relaxed_autocast(const at::Tensor& logits, const OptionalTensor& mask
 template <c10::DeviceType device>
 std::tuple<at::Tensor, at::Tensor> one_hot_autocast(const at::Tensor& logits, const OptionalTensor& mask, double tau,
                                                     const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
-                                                    const OptionalTensor& row_seeds,
-                                                    const OptionalGenerator& generator, std::int64_t dim,
-                                                    bool keep_relaxed) {
+                                                    const OptionalTensor& row_seeds, const OptionalGenerator& generator,
+                                                    std::int64_t dim, bool keep_relaxed) {
   c10::impl::ExcludeDispatchKeyGuard guard(at::autocast::get_autocast_dispatch_key_from_device_type(device));
   return one_hot_operator().call(at::autocast::cached_cast(at::kFloat, logits, device), mask, tau, tau_rows, noise,
                                  seed, row_seeds, generator, dim, keep_relaxed);

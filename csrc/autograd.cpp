@@ -141,8 +141,8 @@ std::tuple<Tensor, Tensor> one_hot_autograd(const Tensor& logits, const Optional
   Tensor z, p;
   {
     at::AutoDispatchBelowADInplaceOrView guard;
-    std::tie(z, p) = one_hot_operator().call(logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim,
-                                             keep_relaxed);
+    std::tie(z, p) =
+        one_hot_operator().call(logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim, keep_relaxed);
   }
   if (keep_relaxed) forward.record({z, p}, p);
   return {z, p};

@@ -12,7 +12,7 @@ namespace gumbel_ext {
 using NodePointer = decltype(torch::autograd::Edge::function);
 constexpr bool kNodesAreShared = std::is_same_v<NodePointer, std::shared_ptr<torch::autograd::Node>>;
 
-// Only the branch of the torch at hand is instantiated: its names depend on T.
+// Only the branch of the torch at hand is instantiated: its names depend on the template's arguments.
 template <typename T>
 auto make_node() {
   if constexpr (kNodesAreShared)
@@ -21,12 +21,12 @@ auto make_node() {
     return c10::make_intrusive<T>();
 }
 
-template <typename T>
-NodePointer pointer_to(T* node) {
+template <typename T, typename Pointer = NodePointer>
+Pointer pointer_to(T* node) {
   if constexpr (kNodesAreShared)
     return node->shared_from_this();
   else
-    return NodePointer::reclaim_copy(node);
+    return Pointer::reclaim_copy(node);
 }
 
 }  // namespace gumbel_ext

@@ -62,8 +62,8 @@ inline void check_mask(const at::Tensor& mask, const at::Tensor& logits) {
 
 inline void check_temperature_rows(const char* name, const at::Tensor& rows, const at::Tensor& logits,
                                    std::int64_t dim) {
-  TORCH_CHECK_TYPE(at::isFloatingType(rows.scalar_type()), name, ": expected a number or a floating-point tensor, got a ",
-                   rows.scalar_type(), " tensor");
+  TORCH_CHECK_TYPE(at::isFloatingType(rows.scalar_type()), name,
+                   ": expected a number or a floating-point tensor, got a ", rows.scalar_type(), " tensor");
   check_same_device(name, rows, logits);
   TORCH_CHECK_VALUE(broadcasts(rows, logits, dim), name, ": expected a shape that broadcasts to the logits' ",
                     logits.sym_sizes(), " with size 1 along dim ", dim, ", got ", rows.sym_sizes());

@@ -52,8 +52,10 @@ struct GUMBEL_EXT_API Temperature {
   double number = 1;
   std::optional<at::Tensor> rows;
 
-  Temperature(double number) : number(number) {}                       // NOLINT: implicit on purpose
-  Temperature(at::Tensor rows) : rows(std::move(rows)) {}              // NOLINT
+  Temperature(double number) : number(number) {
+  }  // NOLINT: implicit on purpose
+  Temperature(at::Tensor rows) : rows(std::move(rows)) {
+  }  // NOLINT
 };
 
 /// A seed for all rows, a tensor with one for each, or {}: drawn from a generator.
@@ -62,10 +64,14 @@ struct GUMBEL_EXT_API Seed {
   std::optional<at::Tensor> rows;
 
   Seed() = default;
-  Seed(std::int64_t number) : number(number) {}                        // NOLINT: implicit on purpose
-  Seed(std::optional<std::int64_t> number) : number(number) {}         // NOLINT
-  Seed(int number) : number(number) {}                                 // NOLINT
-  Seed(at::Tensor rows) : rows(std::move(rows)) {}                     // NOLINT
+  Seed(std::int64_t number) : number(number) {
+  }  // NOLINT: implicit on purpose
+  Seed(std::optional<std::int64_t> number) : number(number) {
+  }  // NOLINT
+  Seed(int number) : number(number) {
+  }  // NOLINT
+  Seed(at::Tensor rows) : rows(std::move(rows)) {
+  }  // NOLINT
 };
 
 /// Tempered softmax, p_i = e^{x_i / tau} / sum_j e^{x_j / tau}.
@@ -94,8 +100,7 @@ GUMBEL_EXT_API at::Tensor gumbel_max(const at::Tensor& logits, const Temperature
 /// \return a tensor of `size`, of `dtype` (torch's default dtype) on `device` (the CPU).
 GUMBEL_EXT_API at::Tensor gumbel_noise(at::IntArrayRef size, const Seed& seed = {},
                                        const std::optional<at::Generator>& generator = {},
-                                       std::optional<at::ScalarType> dtype = {},
-                                       std::optional<at::Device> device = {});
+                                       std::optional<at::ScalarType> dtype = {}, std::optional<at::Device> device = {});
 
 /// What this library was built as and what it runs on.
 struct GUMBEL_EXT_API BuildInfo {

@@ -32,8 +32,8 @@ using OneHotSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& log
 // gumbel_ext::_index: argmax(logits / temperature + noise).
 using IndexSignature = at::Tensor(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
                                   const OptionalTensor& temperature_rows, OptionalInt seed,
-                                  const OptionalTensor& row_seeds, const OptionalGenerator& generator,
-                                  std::int64_t dim, std::optional<c10::SymInt> num_samples);
+                                  const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
+                                  std::optional<c10::SymInt> num_samples);
 
 // gumbel_ext::_noise_: fills `out` with Gumbel noise.
 using NoiseSignature = at::Tensor&(at::Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds,

@@ -1,6 +1,4 @@
 // Schemas, and the public C++ functions, which call the dispatcher.
-#include "gumbel_ext.h"
-
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -8,6 +6,7 @@
 
 #include "checks.h"
 #include "cpu/capability.h"
+#include "gumbel_ext.h"
 #include "operators.h"
 
 namespace gumbel_ext {
@@ -117,8 +116,9 @@ TORCH_LIBRARY(gumbel_ext, m) {
 
   for (const auto& [name, temperature] : {std::pair{"", number}, std::pair{".tau_tensor", tensor}})
     for (const std::string op : {"softmax", "straight_through"})
-      define(op + name + "(Tensor logits, " + named(temperature, "tau") + ", *, int dim=-1, Tensor? mask=None) -> Tensor",
-             false);
+      define(
+          op + name + "(Tensor logits, " + named(temperature, "tau") + ", *, int dim=-1, Tensor? mask=None) -> Tensor",
+          false);
   const Overload overloads[] = {{"", number, "int? seed=None"},
                                 {".tau_tensor", tensor, "int? seed=None"},
                                 {".seed_tensor", number, "Tensor seed"},
@@ -146,9 +146,10 @@ TORCH_LIBRARY(gumbel_ext, m) {
              ", int dim, SymInt? num_samples) -> Tensor",
          true);
   define("_noise_(Tensor(a!) out, " + source + ") -> Tensor(a!)", true);
-  define("_backward(Tensor grad, Tensor relaxed, float tau, Tensor? tau_rows, int dim, bool need_logits, "
-         "bool need_tau) -> (Tensor, Tensor)",
-         false);
+  define(
+      "_backward(Tensor grad, Tensor relaxed, float tau, Tensor? tau_rows, int dim, bool need_logits, "
+      "bool need_tau) -> (Tensor, Tensor)",
+      false);
 }
 
 // The overloads: Tau and SeedArgument are a number or a tensor.

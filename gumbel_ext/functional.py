@@ -56,9 +56,7 @@ def softmax(logits: Tensor, tau: float | Tensor = 1.0, *, dim: int = -1, mask: T
     return _C.softmax(logits, tau, dim, mask)
 
 
-def straight_through(
-    logits: Tensor, tau: float | Tensor = 1.0, *, dim: int = -1, mask: Tensor | None = None
-) -> Tensor:
+def straight_through(logits: Tensor, tau: float | Tensor = 1.0, *, dim: int = -1, mask: Tensor | None = None) -> Tensor:
     """Straight-through one-hot, ``y = z - sg(p) + p`` with ``z = one_hot(argmax x)``, ``p = softmax(x / τ)``.
 
     The value is ``z``, exactly 0 and 1; the gradient is ``p``'s. Source: [B], section 4.

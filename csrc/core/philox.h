@@ -46,9 +46,8 @@ GUMBEL_EXT_INLINE PhiloxWords philox4x32_10(PhiloxWords counter, std::uint64_t k
 // The counter layout is part of the promise: (quad, draw, row's low half, row's high half).
 GUMBEL_EXT_INLINE PhiloxWords philox_words(std::uint64_t seed, std::uint64_t row, std::uint32_t quad,
                                            std::uint32_t draw) {
-  return philox4x32_10(PhiloxWords{{quad, draw, static_cast<std::uint32_t>(row),
-                                    static_cast<std::uint32_t>(row >> 32)}},
-                       seed);
+  return philox4x32_10(
+      PhiloxWords{{quad, draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(row >> 32)}}, seed);
 }
 
 }  // namespace gumbel_ext

@@ -9,7 +9,8 @@ namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 template <typename T>
 GUMBEL_EXT_INLINE void stage_backward(const BackwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers) {
   stage_rows<T>(buffers.rows, buffers.staged, job.relaxed, tile.first_row, tile.rows, tile.begin, tile.width);
-  stage_rows<T>(buffers.second_rows, buffers.second_staged, job.grad, tile.first_row, tile.rows, tile.begin, tile.width);
+  stage_rows<T>(buffers.second_rows, buffers.second_staged, job.grad, tile.first_row, tile.rows, tile.begin,
+                tile.width);
 }
 
 // <p, dy> over a tile.

@@ -22,10 +22,11 @@ const std::vector<const KernelTable*>& available_kernels() {
   static const auto available = [] {
     std::vector<const KernelTable*> tables;
 #if defined(GUMBEL_EXT_X86)
-    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    const bool has_avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
     const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                        __builtin_cpu_supports("avx512vl");
+                            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                            __builtin_cpu_supports("avx512vl");
     if (has_avx512) tables.push_back(&avx512::kernels);
     if (has_avx2) tables.push_back(&avx2::kernels);
 #endif

@@ -148,7 +148,8 @@ class RowSink {
         scratch_(scratch),
         direct_(std::is_same_v<T, C> && out.class_stride == 1),
         dense_(rows > 1 && is_dense(out, n)),
-        stride_(dense_ ? n : padded<C>(n)) {}
+        stride_(dense_ ? n : padded<C>(n)) {
+  }
 
   GUMBEL_EXT_INLINE C* row(std::int64_t r) const {
     if (direct_) return reinterpret_cast<C*>(element<T>(out_, first_ + r, begin_));

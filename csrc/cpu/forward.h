@@ -127,16 +127,15 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
     const C* values = scores + r * stride;
     const bool undefined = is_undefined(stats[r].max);
     if (!undefined)
-      stats[r].sum = sum_chunks<C>(padded<C>(tile.width) / kLanes<C>, [&](std::int64_t chunk) __attribute__((always_inline)) {
-        return load(values + chunk * kLanes<C>);
-      });
+      stats[r].sum = sum_chunks<C>(padded<C>(tile.width) / kLanes<C>,
+                                   [&](std::int64_t chunk)
+                                       __attribute__((always_inline)) { return load(values + chunk * kLanes<C>); });
     if (!only_tile) continue;
     if (undefined)
       fill_values(sink.row(r), tile.width, C(__builtin_nanf("")));
     else
       scale_values(sink.row(r), values, tile.width, 1 / stats[r].sum);
-    if (job.one_hot)
-      write_one_hot<T>(job.one_hot, tile.first_row + r, 0, tile.width, stats[r].max, stats[r].argmax);
+    if (job.one_hot) write_one_hot<T>(job.one_hot, tile.first_row + r, 0, tile.width, stats[r].max, stats[r].argmax);
   }
   if (only_tile) sink.finish();
 }
@@ -162,8 +161,7 @@ void forward_finish(const ForwardJob& job, const GroupState& group, std::int64_t
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const TileStats best = combine_max(group, tiles, r);
     const double tile_max = group.stats[tile_index * group.rows + r].max;
-    if (job.one_hot)
-      write_one_hot<T>(job.one_hot, tile.first_row + r, tile.begin, tile.width, best.max, best.argmax);
+    if (job.one_hot) write_one_hot<T>(job.one_hot, tile.first_row + r, tile.begin, tile.width, best.max, best.argmax);
     if (is_undefined(best.max) || is_undefined(tile_max)) {  // no row, or a tile of nothing but -infinity
       fill_values(sink.row(r), tile.width, is_undefined(best.max) ? C(__builtin_nanf("")) : C(0));
       continue;

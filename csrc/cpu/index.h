@@ -59,8 +59,8 @@ GUMBEL_EXT_INLINE VecMask<float> may_win(const float* logits, const std::uint32_
 }
 
 // One row's tile, of which most blocks cannot hold the winner and need no logarithm.
-GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& tile, std::int64_t row, std::uint32_t draw,
-                                  const float* logits, const std::uint32_t* words) {
+GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& tile, std::int64_t row,
+                                  std::uint32_t draw, const float* logits, const std::uint32_t* words) {
   constexpr int kWidth = kLanes<float>;
   float scores[2 * kWidth], last_logits[kBlock], some_noise[kWidth];
   for (std::int64_t k = 0; k < tile.width; k += kBlock) {

@@ -115,8 +115,8 @@ struct BackwardJob {
 
 // One tile of one row, after the first pass over it.
 struct TileStats {
-  double max;          // of the scores; NaN where the tile holds one
-  double sum;          // forward: of the exponentials relative to max; backward: of p * grad
+  double max;      // of the scores; NaN where the tile holds one
+  double sum;      // forward: of the exponentials relative to max; backward: of p * grad
   double log_sum;  // backward: of p * (grad - sum) * log(p)
   std::int64_t argmax;
 };

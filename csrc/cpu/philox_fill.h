@@ -85,8 +85,8 @@ GUMBEL_EXT_INLINE void philox_store(std::uint32_t* out, Words c0, Words c1, Word
 }
 
 // Words of `quads` consecutive counters of one row, from `quad` on.
-GUMBEL_EXT_INLINE void philox_fill_row(std::uint32_t* out, std::int64_t quads, std::uint64_t quad,
-                                       std::uint32_t draw, std::uint64_t row, std::uint64_t seed) {
+GUMBEL_EXT_INLINE void philox_fill_row(std::uint32_t* out, std::int64_t quads, std::uint64_t quad, std::uint32_t draw,
+                                       std::uint64_t row, std::uint64_t seed) {
   std::uint64_t iota[kPhiloxLanes];
   for (int lane = 0; lane < kPhiloxLanes; ++lane) iota[lane] = lane;
   Words c0 = load_words(iota) + quad;

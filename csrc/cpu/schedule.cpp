@@ -96,8 +96,7 @@ void run(const ElementKernels& kernels, const Shape& shape, std::int64_t buffer_
     for (const bool finishing : {false, true}) {
       at::parallel_for(0, tiles, tile_grain, [&](std::int64_t begin, std::int64_t end) {
         const Workspace workspace = thread_workspace(bytes);
-        for (std::int64_t t = begin; t < end; ++t)
-          finishing ? finish(group, t, workspace) : first(group, t, workspace);
+        for (std::int64_t t = begin; t < end; ++t) finishing ? finish(group, t, workspace) : first(group, t, workspace);
       });
     }
     done(group);

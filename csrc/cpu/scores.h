@@ -89,12 +89,14 @@ GUMBEL_EXT_INLINE void words_to_noise(const Noise& noise, const Tile& tile, std:
 
 // Points buffers.rows at the tile's logits as C, -infinity where the mask is false.
 template <typename T>
-GUMBEL_EXT_INLINE void stage_logits(const Rows& logits, const Rows& mask, const Tile& tile, Buffers<Compute<T>>& buffers) {
+GUMBEL_EXT_INLINE void stage_logits(const Rows& logits, const Rows& mask, const Tile& tile,
+                                    Buffers<Compute<T>>& buffers) {
   using C = Compute<T>;
   stage_rows<T>(buffers.rows, buffers.staged, logits, tile.first_row, tile.rows, tile.begin, tile.width);
   if (!mask) return;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const bool* row = static_cast<const bool*>(mask.data) + mask.offset(tile.first_row + r) + tile.begin * mask.class_stride;
+    const bool* row =
+        static_cast<const bool*>(mask.data) + mask.offset(tile.first_row + r) + tile.begin * mask.class_stride;
     if (mask.class_stride != 1) {
       for (std::int64_t k = 0; k < tile.width; ++k) buffers.mask[k] = row[k * mask.class_stride];
       row = buffers.mask;
