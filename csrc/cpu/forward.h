@@ -54,13 +54,16 @@ GUMBEL_EXT_INLINE bool is_undefined(double max) {
   return !(max - max == 0);
 }
 
-template <typename T>
-GUMBEL_EXT_INLINE void write_one_hot(const Rows& out, std::int64_t row, std::int64_t begin, std::int64_t width,
-                                     double max, std::int64_t index) {
+// one_hot(index) for the tile's rows, NaN where a row is undefined; best(r) is a row's maximum and argmax.
+template <typename T, typename RowBest>
+GUMBEL_EXT_INLINE void write_one_hot(const Rows& out, const Tile& tile, Buffers<Compute<T>>& buffers, RowBest best) {
   using C = Compute<T>;
-  const bool undefined = is_undefined(max);
-  fill_row<T>(out, row, begin, width, undefined ? C(__builtin_nanf("")) : C(0));
-  if (!undefined && index >= begin && index < begin + width) fill_row<T>(out, row, index, 1, C(1));
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    const Best row = best(r);
+    buffers.hot[r] = is_undefined(row.score) ? -1 : row.index - tile.begin;
+    buffers.filler[r] = is_undefined(row.score) ? C(__builtin_nanf("")) : C(0);
+  }
+  write_hot_rows<T>(out, tile.first_row, tile.rows, tile.begin, tile.width, buffers.hot, buffers.filler);
 }
 
 // out = values * factor, where factor may lie below the working precision's normal range.
@@ -135,9 +138,13 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
       fill_values(sink.row(r), tile.width, C(__builtin_nanf("")));
     else
       scale_values(sink.row(r), values, tile.width, 1 / stats[r].sum);
-    if (job.one_hot) write_one_hot<T>(job.one_hot, tile.first_row + r, 0, tile.width, stats[r].max, stats[r].argmax);
   }
-  if (only_tile) sink.finish();
+  if (!only_tile) return;
+  sink.finish();
+  if (job.one_hot)
+    write_one_hot<T>(job.one_hot, tile, buffers, [&](std::int64_t r) __attribute__((always_inline)) {
+      return Best{stats[r].max, stats[r].argmax};
+    });
 }
 
 // One row's statistics over all its tiles. An undefined maximum (NaN above +infinity) stays.
@@ -161,7 +168,6 @@ void forward_finish(const ForwardJob& job, const GroupState& group, std::int64_t
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const TileStats best = combine_max(group, tiles, r);
     const double tile_max = group.stats[tile_index * group.rows + r].max;
-    if (job.one_hot) write_one_hot<T>(job.one_hot, tile.first_row + r, tile.begin, tile.width, best.max, best.argmax);
     if (is_undefined(best.max) || is_undefined(tile_max)) {  // no row, or a tile of nothing but -infinity
       fill_values(sink.row(r), tile.width, is_undefined(best.max) ? C(__builtin_nanf("")) : C(0));
       continue;
@@ -176,13 +182,20 @@ void forward_finish(const ForwardJob& job, const GroupState& group, std::int64_t
     scale_values(sink.row(r), values, tile.width, exponent.relative(tile_max, best.max) / sum);
   }
   sink.finish();
+  if (job.one_hot)
+    write_one_hot<T>(job.one_hot, tile, buffers, [&](std::int64_t r) __attribute__((always_inline)) {
+      const TileStats best = combine_max(group, tiles, r);
+      return Best{best.max, best.argmax};
+    });
 }
 
-// One-hot rows whose argmax is known.
+// A tile of one-hot rows whose argmax is known.
 template <typename T>
-void one_hot_rows(const ForwardJob& job, const GroupState& group, const Best* best) {
-  for (std::int64_t r = 0; r < group.rows; ++r)
-    write_one_hot<T>(job.one_hot, group.first_row + r, 0, job.scores.shape.classes, best[r].score, best[r].index);
+void one_hot_tile(const ForwardJob& job, const GroupState& group, std::int64_t tile_index, const Best* best,
+                  Workspace workspace) {
+  Buffers<Compute<T>> buffers(job.scores.shape, workspace);
+  write_one_hot<T>(job.one_hot, Tile(job.scores.shape, group, tile_index), buffers,
+                   [&](std::int64_t r) __attribute__((always_inline)) { return best[r]; });
 }
 
 template <typename T>

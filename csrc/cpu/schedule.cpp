@@ -154,7 +154,9 @@ void run_forward(const ElementKernels& kernels, const ForwardJob& job) {
     IndexJob index{job.scores, {}, 1};
     for_each_index_task(index, [&](const GroupState& group, std::int64_t, std::int64_t, std::vector<Best>& best) {
       index_task(kernels, index, group, 0, 1, best);
-      kernels.one_hot_rows(job, group, best.data());
+      const Workspace workspace = thread_workspace(kernels.workspace_bytes(job.scores.shape));
+      for (std::int64_t t = 0; t < job.scores.shape.tiles(); ++t)
+        kernels.one_hot_tile(job, group, t, best.data(), workspace);
     });
     return;
   }

@@ -1,7 +1,7 @@
 // The layout of a thread's working memory: what a group's tile occupies between its stages.
 #pragma once
 
-#include "convert.h"
+#include "layout.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
@@ -22,7 +22,9 @@ struct Buffers {
   std::uint64_t* quads;   // [counters of a tile], for groups of several rows
   std::uint64_t* counter_rows;
   std::uint64_t* counter_seeds;
-  bool* mask;  // [width]
+  bool* mask;         // [width]
+  std::int64_t* hot;  // [group_rows] for one-hot rows: the class
+  C* filler;          // [group_rows] and what the others hold
   std::int64_t bytes;
 
   GUMBEL_EXT_INLINE Buffers(const Shape& shape, Workspace workspace) {
@@ -45,6 +47,8 @@ struct Buffers {
     take(counter_rows, counters);
     take(counter_seeds, counters);
     take(mask, width);
+    take(hot, rows_in_group);
+    take(filler, rows_in_group);
     bytes = next - static_cast<char*>(workspace);
   }
 };
