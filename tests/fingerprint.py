@@ -58,14 +58,9 @@ def cases() -> dict[str, torch.Tensor]:
     for dtype in DTYPES:
         for shape, dim in SHAPES:
             x, name = logits(shape, dtype), f"{dtype} {shape} {dim}"
-            mask = (
-                torch.arange(shape[dim]).remainder(5).ne(3)[(...,) + (None,) * (x.dim() - 1 - dim % x.dim())]
-            )
+            mask = torch.arange(shape[dim]).remainder(5).ne(3)[(...,) + (None,) * (x.dim() - 1 - dim % x.dim())]
             row_shape = [1 if d == dim % x.dim() else n for d, n in enumerate(shape)]
-            tau = (
-                0.2
-                + torch.arange(1.0, 1 + x.numel() // shape[dim], dtype=torch.float64).reshape(row_shape) / 7
-            )
+            tau = 0.2 + torch.arange(1.0, 1 + x.numel() // shape[dim], dtype=torch.float64).reshape(row_shape) / 7
             seeds = torch.tensor(SEEDS)[torch.arange(tau.numel()) % 4].reshape(tau.squeeze(dim).shape)
             for op_name, op in OPERATIONS.items():
                 results[f"{op_name} {name}"] = op(x, 0.6, dim=dim)
@@ -97,9 +92,7 @@ def guarded(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mprotect(ctypes.c_void_p(address + size), ctypes.c_size_t(mmap.PAGESIZE), 0) != 0:
         raise OSError(ctypes.get_errno(), "mprotect")
-    return torch.frombuffer(memory, dtype=dtype, count=wanted // dtype.itemsize, offset=size - wanted).view(
-        shape
-    )
+    return torch.frombuffer(memory, dtype=dtype, count=wanted // dtype.itemsize, offset=size - wanted).view(shape)
 
 
 def run_guarded() -> None:

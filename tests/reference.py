@@ -97,9 +97,7 @@ def fma(a: Array, b: Any, c: Any) -> Array:
     """a * b + c, rounded once, in the type of `a`: float32, or float64 (Boldo and Melquiond, 2008)."""
     b, c = np.broadcast_to(np.asarray(b, a.dtype), a.shape), np.broadcast_to(np.asarray(c, a.dtype), a.shape)
     if a.dtype == np.float32:
-        return add_to_odd(a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)).astype(
-            np.float32
-        )
+        return add_to_odd(a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)).astype(np.float32)
     high, low = two_product(a, b)
     t_high, t_low = two_sum(c, low)
     v_high, v_low = two_sum(high, t_high)
@@ -108,17 +106,16 @@ def fma(a: Array, b: Any, c: Any) -> Array:
 
 LOG_COEFFICIENTS = {
     np.float32: (
-        -0.1353132575750351, 0.1421004831790924, -0.12014199048280716, 0.13954278826713562,
-        -0.16695956885814667, 0.2001407891511917, -0.2499925047159195, 0.3333313763141632,
-        -0.5000000596046448,
+        -0.135311271, 0.1421005, -0.120142585, 0.139542767, -0.1669595, 0.200140797, -0.24999251, 0.33333137,
+        -0.500000058,
     ),
     np.float64: (
-        -0.087808528985613401923, 0.086888050350336918794, -0.035694485162622363476, 0.040668153273918554851,
-        -0.05817178844274874792, 0.060784002085734866375, -0.062203780261663371886, 0.066470174761302800297,
-        -0.071450423894887017746, 0.076935689834274297419, -0.083332269295038175008, 0.090908569188824936553,
-        -0.10000003371548999138, 0.11111112467168447919, -0.12499999933385904638, 0.14285714264923690452,
-        -0.1666666666742063723, 0.20000000000164852603, -0.24999999999995867968, 0.33333333333332843718,
-        -0.50000000000000007272,
+        -0.087808525632828650961, 0.086888048633854426473, -0.035694487402396050061, 0.040668154300173290518,
+        -0.058171787790743349911, 0.060784001822100399252, -0.062203780370098490378, 0.066470174799310150906,
+        -0.071450423883538901036, 0.076935689830905811345, -0.083332269295813831076, 0.090908569189013824531,
+        -0.10000003371545522044, 0.1111111246716778427, -0.12499999933386004483, 0.1428571426492370436,
+        -0.16666666667420635497, 0.20000000000164852448, -0.24999999999995867984, 0.33333333333332843719,
+        -0.50000000000000007271,
     ),
 }  # fmt: skip
 LOG_LAYOUT = {  # unsigned type, mantissa bits, bits of the first number above 2/3, ln 2
@@ -141,9 +138,7 @@ def reduce_log(x: Array) -> tuple[Array, Array]:
     bits = x.view(unsigned)
     exponent = ((bits - unsigned(two_thirds)) >> unsigned(mantissa)) << unsigned(mantissa)
     signed = np.int32 if unsigned is np.uint32 else np.int64
-    return (exponent.view(signed) >> mantissa).astype(x.dtype), (bits - exponent).view(
-        x.dtype
-    ) - x.dtype.type(1)
+    return (exponent.view(signed) >> mantissa).astype(x.dtype), (bits - exponent).view(x.dtype) - x.dtype.type(1)
 
 
 def noise_of(word: Array, continuation: Array, dtype: Any) -> Array:
@@ -154,17 +149,13 @@ def noise_of(word: Array, continuation: Array, dtype: Any) -> Array:
     v = (steps + np.where(small, dtype(0.5), dtype(-0.5))) * dtype(2.0**-32)
     exponent, f = reduce_log(v)
     tail = word < TAIL_WORDS
-    twice = (
-        (word.astype(np.uint64) << SHIFT32 | continuation.astype(np.uint64)) << np.uint64(1)
-    ) | np.uint64(1)
+    twice = ((word.astype(np.uint64) << SHIFT32 | continuation.astype(np.uint64)) << np.uint64(1)) | np.uint64(1)
     v = np.where(tail, np.where(tail, twice, 1).astype(np.int64).astype(dtype) * dtype(2.0**-65), v)
     e = -log_reduced(np.where(small, dtype(0), exponent), np.where(small, -v, f))
     return -log_reduced(*reduce_log(e))
 
 
-def noise(
-    seed: Any, rows: int | Array, classes: int | Array, dtype: Any = np.float32, draw: int = 0
-) -> Array:
+def noise(seed: Any, rows: int | Array, classes: int | Array, dtype: Any = np.float32, draw: int = 0) -> Array:
     """g(seed, row, class, draw), of one row a row and one column a class."""
     return noise_of(*words(seed, rows, classes, draw), dtype)
 

@@ -70,9 +70,7 @@ def test_tau(tau: Any, error: type[Exception], fragment: str, name: str, device:
 @pytest.mark.parametrize("tau", [0, 0.0, -0.0])
 def test_zero_tau(tau: float, name: str, device: str) -> None:
     """Only gumbel_max has a temperature of 0."""
-    raises(
-        ValueError, "tau: expected a positive finite number, got -?0", name, tensor(2, 3, device=device), tau
-    )
+    raises(ValueError, "tau: expected a positive finite number, got -?0", name, tensor(2, 3, device=device), tau)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -208,9 +206,7 @@ def test_device_of_every_tensor(argument: str, name: str) -> None:
     """All tensors are on the logits' device."""
     if argument == "seed" and name not in NOISY:
         pytest.skip("no noise, no seed")
-    value = tensor(
-        2, 1, dtype={"mask": torch.bool, "tau": torch.float32, "seed": torch.int64}[argument], device="meta"
-    )
+    value = tensor(2, 1, dtype={"mask": torch.bool, "tau": torch.float32, "seed": torch.int64}[argument], device="meta")
     if argument == "seed":
         value = value[:, 0]
     keyword = "temperature" if (name, argument) == ("gumbel_max", "tau") else argument
@@ -263,9 +259,7 @@ def test_dim_is_keyword_only(name: str, args: tuple[Any, ...]) -> None:
     [((2, -1), None, RuntimeError), ((2, 3), torch.int64, TypeError), ((2, 3), torch.complex64, TypeError)],
     ids=str,
 )  # fmt: skip
-def test_noise_arguments(
-    size: tuple[int, ...], dtype: torch.dtype | None, error: type[Exception], device: str
-) -> None:
+def test_noise_arguments(size: tuple[int, ...], dtype: torch.dtype | None, error: type[Exception], device: str) -> None:
     """Sizes are not negative; noise is of a floating dtype."""
     with pytest.raises(error):
         gumbel_ext.gumbel_noise(size, seed=0, dtype=dtype, device=device)

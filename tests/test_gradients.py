@@ -36,9 +36,7 @@ def logits(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return (torch.randn(shape, generator=generator, dtype=torch.float64) * 2).to(dtype).requires_grad_()
 
 
-def composed(
-    name: str, x: torch.Tensor, tau: Any, dim: int = -1, mask: torch.Tensor | None = None
-) -> torch.Tensor:
+def composed(name: str, x: torch.Tensor, tau: Any, dim: int = -1, mask: torch.Tensor | None = None) -> torch.Tensor:
     """The same operation put together from torch's own."""
     u = x.movedim(dim, -1)
     if RELAXED_OF[name] == "gumbel_softmax":
@@ -190,9 +188,7 @@ def test_large_incoming_gradients(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(
-    ("shape", "dim"), [((50, 7), -1), ((7, 50), 0), ((3, 5000), 1), ((2049, 3), 0)], ids=str
-)
+@pytest.mark.parametrize(("shape", "dim"), [((50, 7), -1), ((7, 50), 0), ((3, 5000), 1), ((2049, 3), 0)], ids=str)
 @pytest.mark.parametrize("tau", [0.2, 1.0, 7.0])
 def test_accuracy_of_the_backward(shape: tuple[int, int], dim: int, tau: float, dtype: torch.dtype) -> None:
     """A few roundings of the terms, whatever the number of classes."""
@@ -213,9 +209,7 @@ def test_tau_gradient_is_the_same_with_and_without_a_graph(name: str, scale: flo
     tau = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     weight = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
     y = OPERATIONS[name](x, tau)
-    plain, graph = (
-        torch.autograd.grad(y, tau, weight, create_graph=c, retain_graph=True)[0] for c in (False, True)
-    )
+    plain, graph = (torch.autograd.grad(y, tau, weight, create_graph=c, retain_graph=True)[0] for c in (False, True))
     torch.testing.assert_close(plain, graph, rtol=1e-9, atol=0)
 
 

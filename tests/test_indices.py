@@ -69,9 +69,7 @@ def test_temperature_of_each_row(shape: tuple[int, ...], temperature_dtype: torc
 @pytest.mark.parametrize("temperature", [1e-20, 1e-37, 1e-46, 1e-300], ids=str)
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
 @pytest.mark.parametrize("as_tensor", [False, True])
-def test_tiny_temperatures_choose_the_largest(
-    as_tensor: bool, dtype: torch.dtype, temperature: float
-) -> None:
+def test_tiny_temperatures_choose_the_largest(as_tensor: bool, dtype: torch.dtype, temperature: float) -> None:
     """Any positive number is a temperature, also one that float32 cannot hold."""
     x = torch.tensor([[0.0, 1.0, 0.5]] * 50, dtype=dtype)
     t = torch.tensor(temperature, dtype=torch.float64) if as_tensor else temperature
@@ -90,9 +88,7 @@ def test_quotients_that_overflow_still_choose_the_largest(
 
 @pytest.mark.parametrize("temperature", [1e38, 1e39, 1e60, 1e300])
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
-def test_huge_temperatures_sample_uniformly_among_allowed_classes(
-    dtype: torch.dtype, temperature: float
-) -> None:
+def test_huge_temperatures_sample_uniformly_among_allowed_classes(dtype: torch.dtype, temperature: float) -> None:
     """A large finite temperature never lets a class at -inf win."""
     x = torch.tensor([[-INF, 0.0, 1.0, -INF, 5.0]], dtype=dtype).repeat(200, 1)
     counts = torch.bincount(gumbel_ext.gumbel_max(x, temperature, seed=0), minlength=5)
@@ -108,9 +104,7 @@ def test_num_samples_are_draws(shape: tuple[int, ...], dim: int, num_samples: in
     x = logits(shape)
     found = gumbel_ext.gumbel_max(x, 0.5, dim=dim, num_samples=num_samples, seed=77)
     expected = [reference.gumbel_max(x, 0.5, dim, 77, draw) for draw in range(num_samples)]
-    assert torch.equal(
-        found, torch.stack(expected, -1) if expected else found.new_empty((*found.shape[:-1], 0))
-    )
+    assert torch.equal(found, torch.stack(expected, -1) if expected else found.new_empty((*found.shape[:-1], 0)))
     if num_samples:
         assert torch.equal(found[..., 0], gumbel_ext.gumbel_max(x, 0.5, dim=dim, seed=77))
 
@@ -183,9 +177,7 @@ def test_a_class_far_behind_can_win(classes: int, seed: int, cls: int) -> None:
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(500, 7), (100, 65), (20, 2049), (3, 20000)], ids=str)
 @pytest.mark.parametrize("tau", [0.01, 1.0, 100.0])
-def test_hard_sample_has_the_index_of_gumbel_max(
-    shape: tuple[int, int], dtype: torch.dtype, tau: float
-) -> None:
+def test_hard_sample_has_the_index_of_gumbel_max(shape: tuple[int, int], dtype: torch.dtype, tau: float) -> None:
     """With or without a gradient wanted, at any tau; and the relaxed sample's argmax is there too."""
     x = logits(shape, dtype)
     expected = gumbel_ext.gumbel_max(x, seed=12)
@@ -214,9 +206,7 @@ def test_nan_infinity_and_ties_as_argmax(row: list[float], padding: int, dtype: 
     assert torch.equal(gumbel_ext.gumbel_max(x, 0), x.argmax(-1))
     assert torch.equal(gumbel_ext.gumbel_max(x, torch.zeros(3, 1)), x.argmax(-1))
     assert torch.equal(gumbel_ext.gumbel_max(x, 1.0, seed=1), reference.gumbel_max(x, 1.0, -1, 1))
-    assert torch.equal(
-        gumbel_ext.gumbel_max(x, 0.5, seed=1, num_samples=2)[:, 0], reference.gumbel_max(x, 0.5, -1, 1)
-    )
+    assert torch.equal(gumbel_ext.gumbel_max(x, 0.5, seed=1, num_samples=2)[:, 0], reference.gumbel_max(x, 0.5, -1, 1))
     one_hot = torch.nn.functional.one_hot(x.argmax(-1), x.shape[1]).to(dtype)
     undefined = ~x.max(-1, keepdim=True).values.isfinite()
     expected = torch.where(undefined, NAN, one_hot)
@@ -250,6 +240,4 @@ def test_any_logits(
     generator = torch.Generator().manual_seed(seed % 2**32)
     x = torch.randint(0, levels, (rows, classes), generator=generator).to(dtype) * scale
     x[torch.rand(rows, classes, generator=generator) < holes] = -INF
-    assert torch.equal(
-        gumbel_ext.gumbel_max(x, temperature, seed=seed), reference.gumbel_max(x, temperature, -1, seed)
-    )
+    assert torch.equal(gumbel_ext.gumbel_max(x, temperature, seed=seed), reference.gumbel_max(x, temperature, -1, seed))

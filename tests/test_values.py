@@ -41,9 +41,7 @@ Operation = Callable[[torch.Tensor, Any, int, Any, Any], torch.Tensor]
 RELAXED = [softmax, gumbel_softmax]
 
 
-def check(
-    op: Operation, x: torch.Tensor, tau: Any = 1.0, dim: int = -1, mask: Any = None, seed: Any = 9
-) -> None:
+def check(op: Operation, x: torch.Tensor, tau: Any = 1.0, dim: int = -1, mask: Any = None, seed: Any = 9) -> None:
     """Result against the reference: shape, dtype, bound, exact zeros, NaN where undefined."""
     found = op(x, tau, dim, mask, seed)
     assert found.shape == x.shape and found.dtype == x.dtype
@@ -59,9 +57,7 @@ def check(
         g = reference.noise(seed, *scores.shape, logit_rows.dtype)
         # Where half an ulp of x + g is not small beside tau, no relative bound can hold: there, the softmax
         # is that of the rounded sums, whose argmax is the index.
-        coarse = (
-            np.abs(np.where(np.isfinite(scores), scores, 0)).max(-1, keepdims=True) * limits.eps > taus / 6
-        )
+        coarse = np.abs(np.where(np.isfinite(scores), scores, 0)).max(-1, keepdims=True) * limits.eps > taus / 6
         scores = np.where(coarse, logit_rows + g, scores + g)
     expected, actual = reference.softmax(scores, taus), reference.to_rows(found, dim)
     undefined = ~np.isfinite(scores.max(-1))
@@ -82,9 +78,7 @@ def check(
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
 @pytest.mark.parametrize(("shape", "dim"), SHAPES, ids=str)
 @pytest.mark.parametrize("tau", [0.3, 1.0, 4.0])
-def test_shapes_and_dims(
-    op: Operation, shape: tuple[int, ...], dim: int, dtype: torch.dtype, tau: float
-) -> None:
+def test_shapes_and_dims(op: Operation, shape: tuple[int, ...], dim: int, dtype: torch.dtype, tau: float) -> None:
     """The bound holds for any shape and dim."""
     check(op, logits(shape, dtype), tau, dim)
 
@@ -123,9 +117,7 @@ def test_strides_do_not_matter(view: str, dim: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
 @pytest.mark.parametrize("tau_shape", [(5, 1, 1), (1, 6, 1), (6, 1), (5, 6, 1), (1,), (), (1, 1, 1)], ids=str)
 @pytest.mark.parametrize("tau_dtype", reference.DTYPES, ids=str)
-def test_tau_of_each_row(
-    op: Operation, tau_shape: tuple[int, ...], tau_dtype: torch.dtype, dtype: torch.dtype
-) -> None:
+def test_tau_of_each_row(op: Operation, tau_shape: tuple[int, ...], tau_dtype: torch.dtype, dtype: torch.dtype) -> None:
     """tau broadcasts with size 1 along dim, in any floating dtype."""
     check(op, logits((5, 6, 40), dtype), (torch.rand(tau_shape) + 0.2).to(tau_dtype))
 
@@ -147,10 +139,7 @@ def test_masked_classes_are_exactly_zero(op: Operation, shape: tuple[int, int], 
     mask[1], mask[2, : shape[1] // 2], mask[3, 1:] = False, False, False
     check(op, x, 0.7, mask=mask)
     poisoned = torch.where(mask, x, torch.tensor([NAN, INF, 3e38]).to(dtype)[torch.randint(0, 3, shape)])
-    assert (
-        reference.differing(op(poisoned, 0.7, -1, mask, 9), op(x.masked_fill(~mask, -INF), 0.7, -1, None, 9))
-        == 0
-    )
+    assert reference.differing(op(poisoned, 0.7, -1, mask, 9), op(x.masked_fill(~mask, -INF), 0.7, -1, None, 9)) == 0
 
 
 UNDEFINED = [

@@ -9,22 +9,25 @@ namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 // exponential is 2^(h * scale).
 template <typename C>
 struct ExponentScale {
+  double tau;
   TwoPart<C> scale;  // 2 log2(e) / tau
   C lowest;          // h below this underflows to zero
+  bool is_extreme;   // tau so small that scale leaves the working precision
 
-  GUMBEL_EXT_INLINE explicit ExponentScale(double tau) {
+  GUMBEL_EXT_INLINE explicit ExponentScale(double tau) : tau(tau) {
     constexpr double kLog2EHigh = 0x1.71547652b82fep+0, kLog2ELow = 0x1.777d0ffda0d24p-56;
-    constexpr double kLargest = sizeof(C) == 4 ? 0x1p126 : 0x1p1022;  // keeps h * scale finite near h = 0
-    double high = 2 * kLog2EHigh / tau;
-    double low = (fused_multiply_add(-high, tau, 2 * kLog2EHigh) + 2 * kLog2ELow) / tau;
-    if (!(high < kLargest)) high = kLargest, low = 0;
+    constexpr double kLargest = sizeof(C) == 4 ? 0x1p120 : 0x1p1010;
+    const double high = 2 * kLog2EHigh / tau;
+    const double low = (fused_multiply_add(-high, tau, 2 * kLog2EHigh) + 2 * kLog2ELow) / tau;
+    is_extreme = !(high < kLargest);
     scale.high = static_cast<C>(high);
     scale.low = static_cast<C>((high - static_cast<double>(scale.high)) + low);
     const double bound = FloatTraits<C>::kExp2Lowest / high;
     lowest = bound < -static_cast<double>(FloatTraits<C>::kLargest) ? -FloatTraits<C>::kLargest : static_cast<C>(bound);
   }
+  // exp((score - max) / tau)
   GUMBEL_EXT_INLINE double relative(double score, double max) const {
-    return __builtin_exp2((score / 2 - max / 2) * (static_cast<double>(scale.high) + static_cast<double>(scale.low)));
+    return __builtin_exp((score / 2 - max / 2) / tau * 2);
   }
 };
 
@@ -97,14 +100,26 @@ GUMBEL_EXT_INLINE void score_rows(const ForwardJob& job, const Tile& tile, const
   }
 }
 
+// The rows' h turned into exponentials.
 template <typename C>
 GUMBEL_EXT_INLINE void exponentiate_rows(const RowScalar& tau, const Tile& tile, C* scores, std::int64_t stride) {
-  if (!tau.rows && stride == padded<C>(tile.width)) {
-    exponentials(scores, tile.rows * stride, ExponentScale<C>(tau.value));
+  const ExponentScale<C> first(tau[tile.first_row]);
+  const std::int64_t width = padded<C>(tile.width);
+  if (!tau.rows && stride == width && !first.is_extreme) {
+    exponentials(scores, tile.rows * stride, first);
     return;
   }
-  for (std::int64_t r = 0; r < tile.rows; ++r)
-    exponentials(scores + r * stride, padded<C>(tile.width), ExponentScale<C>(tau[tile.first_row + r]));
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    C* row = scores + r * stride;
+    const ExponentScale<C> exponent(tau[tile.first_row + r]);
+    if (!exponent.is_extreme) {
+      exponentials(row, width, exponent);
+      continue;
+    }
+    const double unit = FloatTraits<C>::kExp2Shift == 64 ? 0x1p64 : 0x1p512;
+    for (std::int64_t k = 0; k < width; ++k)
+      row[k] = static_cast<C>(__builtin_exp(static_cast<double>(row[k]) / exponent.tau * 2) * unit);
+  }
 }
 
 template <typename T>

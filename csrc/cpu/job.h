@@ -96,6 +96,7 @@ struct IndexJob {
   Scores scores;
   RowScalar temperature;  // divides the logits before the noise; 0: neither division nor noise
   std::int64_t draws = 1;
+  double shift = 0;  // is subtracted from the logits first; see schedule.cpp
 };
 
 struct NoiseJob {

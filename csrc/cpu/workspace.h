@@ -50,7 +50,18 @@ struct Buffers {
     take(hot, rows_in_group);
     take(filler, rows_in_group);
     bytes = next - static_cast<char*>(workspace);
+    staged_end = staged + values;
   }
+
+  // Where row r's staged logits may be written: where they are, or, while they are still in the tensor, in a
+  // place of their own.
+  GUMBEL_EXT_INLINE C* writable_row(std::int64_t r, std::int64_t stride) const {
+    const bool is_staged = rows[r] >= staged && rows[r] < staged_end;
+    return is_staged ? const_cast<C*>(rows[r]) : staged + r * stride;
+  }
+
+ private:
+  const C* staged_end;
 };
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA
