@@ -3,10 +3,12 @@
 // The relaxed operations output p; the one-hot ones output it beside z, so that z can have its gradient
 // (straight-through) and backward can itself be differentiated through p.
 #include <ATen/Functions.h>
+#include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/FunctionsManual.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/library.h>
 
@@ -38,6 +40,11 @@ Tensor safe_log(const Tensor& p) {
   return at::log(at::clamp_min(p.to(is_double ? at::kDouble : at::kFloat), smallest));
 }
 
+// The gradient for tau's rows in tau's own shape and dtype.
+Tensor reduce_to(const Tensor& grad_tau, const Tensor& rows) {
+  return at::sum_to(grad_tau, rows.sym_sizes()).to(rows.scalar_type());
+}
+
 struct SoftmaxBackward : public torch::autograd::Node {
   variable_list apply(variable_list&& grads) override;
   std::string name() const override {
@@ -47,6 +54,10 @@ struct SoftmaxBackward : public torch::autograd::Node {
     relaxed.reset_data();
     tau_rows.reset_data();
   }
+
+  // Whether p may be overwritten: this is its last use, and nobody else holds it (nobody does where the
+  // output was one-hot). Then it need not be saved any longer.
+  bool take_relaxed(const Tensor& p);
 
   SavedVariable relaxed;   // p, an output of this node
   SavedVariable tau_rows;  // or none
@@ -60,7 +71,7 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
     if (part.defined()) grad = grad.defined() ? grad + part : part;
   if (!grad.defined()) return variable_list(2);
 
-  const Tensor p = relaxed.unpack(pointer_to(this));
+  Tensor p = relaxed.unpack(pointer_to(this));
   const Tensor rows = tau_rows.unpack();
   const bool need_logits = task_should_compute_output(0), need_tau = rows.defined() && task_should_compute_output(1);
   Tensor grad_logits, grad_tau;
@@ -70,12 +81,22 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
     const Tensor product = softmax_tangent(p, grad, dim);
     grad_logits = rows.defined() ? (product / rows).to(p.scalar_type()) : product / tau;
     if (need_tau) grad_tau = -(grad_logits * safe_log(p)).sum(dim, /*keepdim=*/true);
+    return {need_logits ? grad_logits : Tensor(), need_tau ? reduce_to(grad_tau, rows) : Tensor()};
+  }
+  const OptionalTensor optional_rows = rows.defined() ? OptionalTensor(rows) : OptionalTensor();
+  if (need_logits && take_relaxed(p)) {
+    grad_tau = backward_in_place_operator().call(grad, p, tau, optional_rows, dim, need_tau);
+    grad_logits = p.detach();
   } else {
-    const OptionalTensor optional_rows = rows.defined() ? OptionalTensor(rows) : OptionalTensor();
     std::tie(grad_logits, grad_tau) = backward_operator().call(grad, p, tau, optional_rows, dim, need_logits, need_tau);
   }
-  if (need_tau) grad_tau = at::sum_to(grad_tau, rows.sym_sizes()).to(rows.scalar_type());
-  return {need_logits ? grad_logits : Tensor(), grad_tau};
+  return {grad_logits, need_tau ? reduce_to(grad_tau, rows) : Tensor()};
+}
+
+bool SoftmaxBackward::take_relaxed(const Tensor& p) {
+  if (torch::autograd::get_current_graph_task_keep_graph() || at::isTensorSubclassLike(p)) return false;
+  relaxed.reset_data();
+  return p.is_cpu() && p.use_count() == 1 && p.storage().use_count() == 1;
 }
 
 // What a differentiable forward and its gradient have in common, whatever it outputs.
@@ -170,6 +191,7 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Autograd, m) {
   m.impl("_one_hot", one_hot_autograd);
   m.impl("_index", index_autograd);
   m.impl("_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("_backward_", torch::autograd::autogradNotImplementedFallback());
 }
 
 }  // namespace gumbel_ext

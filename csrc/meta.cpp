@@ -46,6 +46,11 @@ std::tuple<at::Tensor, at::Tensor> backward_meta(const at::Tensor& grad, const a
   return {grad_logits, grad_tau};
 }
 
+at::Tensor backward_in_place_meta(const at::Tensor& grad, at::Tensor& relaxed, double tau,
+                                  const OptionalTensor& tau_rows, std::int64_t dim, bool need_tau) {
+  return std::get<1>(backward_meta(grad, relaxed, tau, tau_rows, dim, /*need_logits=*/false, need_tau));
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(gumbel_ext, Meta, m) {
@@ -54,6 +59,7 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Meta, m) {
   m.impl("_index", index_meta);
   m.impl("_noise_", noise_meta);
   m.impl("_backward", backward_meta);
+  m.impl("_backward_", backward_in_place_meta);
 }
 
 }  // namespace gumbel_ext

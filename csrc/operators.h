@@ -45,6 +45,11 @@ using BackwardSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& g
                                                              double tau, const OptionalTensor& tau_rows,
                                                              std::int64_t dim, bool need_logits, bool need_tau);
 
+// gumbel_ext::_backward_: the same, with the gradient with respect to u written over `relaxed`; returns the
+// one with respect to tau.
+using BackwardInPlaceSignature = at::Tensor(const at::Tensor& grad, at::Tensor& relaxed, double tau,
+                                            const OptionalTensor& tau_rows, std::int64_t dim, bool need_tau);
+
 template <typename Signature>
 c10::TypedOperatorHandle<Signature> find_operator(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
@@ -68,6 +73,10 @@ inline const auto& noise_operator() {
 }
 inline const auto& backward_operator() {
   static const auto op = find_operator<BackwardSignature>("gumbel_ext::_backward");
+  return op;
+}
+inline const auto& backward_in_place_operator() {
+  static const auto op = find_operator<BackwardInPlaceSignature>("gumbel_ext::_backward_");
   return op;
 }
 

@@ -152,6 +152,8 @@ TORCH_LIBRARY(gumbel_ext, m) {
       "_backward(Tensor grad, Tensor relaxed, float tau, Tensor? tau_rows, int dim, bool need_logits, "
       "bool need_tau) -> (Tensor, Tensor)",
       false);
+  define("_backward_(Tensor grad, Tensor(a!) relaxed, float tau, Tensor? tau_rows, int dim, bool need_tau) -> Tensor",
+         false);
 }
 
 // The overloads: Tau and SeedArgument are a number or a tensor.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from test_gradients import HARD, OPERATIONS, RELAXED, TAUS, logits
@@ -82,3 +84,30 @@ def test_gradient_of_nothing(name: str, shape: tuple[int, ...]) -> None:
     x, tau = logits(*shape), torch.tensor(1.0, requires_grad=True)
     OPERATIONS[name](x, tau).sum().backward()
     assert x.grad.shape == shape and tau.grad.item() == 0
+
+
+@pytest.mark.parametrize("name", ["softmax", "gumbel_softmax", "straight_through", "gumbel_softmax_hard"])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_backward_overwrites_nothing_that_is_held(name: str, hooked: bool) -> None:
+    """The last backward may reuse the saved tensor's memory, but not where somebody else still holds it."""
+    held: list[torch.Tensor] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        held.append(tensor.detach())
+        return tensor
+
+    x = torch.randn(6, 40, requires_grad=True)
+    operation = getattr(gumbel_ext, name.removesuffix("_hard"))
+    kwargs = {"seed": 1} if name.startswith("gumbel") else {}
+    kwargs |= {"hard": True} if name.endswith("_hard") else {}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor) if hooked else nullcontext():
+        y = operation(x, 0.7, **kwargs)
+    held.append(y.detach())
+    before = [tensor.clone() for tensor in held]
+    upstream = torch.randn_like(y)
+    (kept,) = torch.autograd.grad(y, x, upstream, retain_graph=True)
+    (last,) = torch.autograd.grad(y, x, upstream)
+    assert torch.equal(kept, last) and not last.requires_grad
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(held, before, strict=True))
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(y, x, upstream)

@@ -66,6 +66,7 @@ SCHEMAS: Cases = [
     ("_noise_", "default", (torch.empty(3, 5), 1, None, None), {}),
     ("_backward", "default", (torch.randn(3, 5), torch.rand(3, 5), 0.5, None, -1, True, False), {}),
     ("_backward", "default", (torch.ones(3, 5), torch.rand(3, 5), 1.0, torch.rand(3, 1), 1, True, True), {}),
+    ("_backward_", "default", (torch.ones(3, 5), torch.rand(3, 5), 1.0, torch.rand(3, 1), 1, True), {}),
 ]  # fmt: skip
 
 

@@ -64,8 +64,9 @@ GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile,
     const double inverse = 1 / job.tau[tile.first_row + r], largest = static_cast<double>(FloatTraits<C>::kLargest);
     const C inverse_tau = static_cast<C>(inverse < largest ? inverse : largest);  // finite: it may meet a zero
     const C *p = buffers.rows[r], *dy = buffers.second_rows[r];
-    if (job.grad_logits) gradient_row(sink.row(r), p, dy, tile.width, mean, inverse_tau);
+    // dx may be written over p, so it comes last.
     if (job.grad_tau) stats[r].log_sum = log_sum_row(buffers.noise, p, dy, tile.width, mean);
+    if (job.grad_logits) gradient_row(sink.row(r), p, dy, tile.width, mean, inverse_tau);
   }
   if (job.grad_logits) sink.finish();
 }

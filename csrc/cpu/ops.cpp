@@ -112,25 +112,22 @@ void noise_cpu(Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds, c
   run_noise(kernels_for(out.scalar_type()), job);
 }
 
-std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor& relaxed, double tau,
-                                        const OptionalTensor& tau_rows, std::int64_t dim, bool need_logits,
-                                        bool need_tau) {
-  dim = check_backward(grad, relaxed, dim);
+// Writes the gradient for the logits to `grad_logits`, where it is defined; it may be `relaxed` itself.
+// Returns the gradient for tau, one a row, where it is needed.
+Tensor write_backward(const Tensor& grad, const Tensor& relaxed, double tau, const OptionalTensor& tau_rows,
+                      std::int64_t dim, const Tensor& grad_logits, bool need_tau) {
   BackwardJob job;
   job.shape = shape_of(relaxed, dim);
   job.grad = rows_of(grad, dim);
   job.relaxed = rows_of(relaxed, dim);
   job.tau.value = tau;
-  Tensor row_taus, grad_logits, grad_tau;
+  Tensor row_taus, grad_tau;
   if (tau_rows.has_value()) {
     check_temperature_rows("tau", *tau_rows, relaxed, dim);
     row_taus = rows_as_double(*tau_rows, relaxed, dim);
     job.tau.rows = row_taus.const_data_ptr<double>();
   }
-  if (need_logits) {
-    grad_logits = new_like(relaxed);
-    job.grad_logits = rows_of(grad_logits, dim);
-  }
+  if (grad_logits.defined()) job.grad_logits = rows_of(grad_logits, dim);
   if (need_tau) {
     const auto shape = row_shape(relaxed, dim);
     grad_tau = at::zeros(C10_AS_INTARRAYREF_SLOW(shape), relaxed.options().dtype(at::kDouble));
@@ -138,7 +135,22 @@ std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor& relaxe
   }
   job.shape.group_rows = group_rows(job.shape, job.relaxed);
   run_backward(kernels_for(relaxed.scalar_type()), job);
+  return grad_tau;
+}
+
+std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor& relaxed, double tau,
+                                        const OptionalTensor& tau_rows, std::int64_t dim, bool need_logits,
+                                        bool need_tau) {
+  dim = check_backward(grad, relaxed, dim);
+  const Tensor grad_logits = need_logits ? new_like(relaxed) : Tensor();
+  const Tensor grad_tau = write_backward(grad, relaxed, tau, tau_rows, dim, grad_logits, need_tau);
   return {grad_logits, grad_tau};
+}
+
+Tensor backward_in_place_cpu(const Tensor& grad, Tensor& relaxed, double tau, const OptionalTensor& tau_rows,
+                             std::int64_t dim, bool need_tau) {
+  dim = check_backward(grad, relaxed, dim);
+  return write_backward(grad, relaxed, tau, tau_rows, dim, relaxed, need_tau);
 }
 
 }  // namespace
@@ -149,6 +161,7 @@ TORCH_LIBRARY_IMPL(gumbel_ext, CPU, m) {
   m.impl("_index", index_cpu);
   m.impl("_noise_", noise_cpu);
   m.impl("_backward", backward_cpu);
+  m.impl("_backward_", backward_in_place_cpu);
 }
 
 }  // namespace gumbel_ext
