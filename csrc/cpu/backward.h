@@ -85,17 +85,22 @@ void backward_tile(const BackwardJob& job, const GroupState& group, std::int64_t
 }
 
 template <typename T>
+void backward_combine(const BackwardJob& job, const GroupState& group) {
+  for (std::int64_t r = 0; r < group.rows; ++r) {
+    double sum = 0;
+    for (std::int64_t t = 0; t < job.shape.tiles(); ++t) sum += group.stats[t * group.rows + r].sum;
+    group.row_stats[r].sum = sum;
+  }
+}
+
+template <typename T>
 void backward_finish(const BackwardJob& job, const GroupState& group, std::int64_t tile_index, Workspace workspace) {
   using C = Compute<T>;
   const Tile tile(job.shape, group, tile_index);
   Buffers<C> buffers(job.shape, workspace);
   stage_backward<T>(job, tile, buffers);
   write_gradients<T>(job, tile, buffers, group.stats + tile_index * group.rows,
-                     [&](std::int64_t r) __attribute__((always_inline)) {
-                       double sum = 0;
-                       for (std::int64_t t = 0; t < job.shape.tiles(); ++t) sum += group.stats[t * group.rows + r].sum;
-                       return sum;
-                     });
+                     [&](std::int64_t r) __attribute__((always_inline)) { return group.row_stats[r].sum; });
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

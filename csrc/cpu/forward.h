@@ -122,6 +122,16 @@ GUMBEL_EXT_INLINE void exponentiate_rows(const RowScalar& tau, const Tile& tile,
   }
 }
 
+// Where the first row's exponentials of a tile wait for the others; those of row r are r * tiles *
+// kTileClasses further on.
+template <typename T>
+GUMBEL_EXT_INLINE Compute<T>* tile_values(const ForwardJob& job, const GroupState& group, std::int64_t tile) {
+  using C = Compute<T>;
+  if (!job.in_place) return static_cast<C*>(group.row_buffer) + tile * kTileClasses;
+  if (tile == job.scores.shape.tiles() - 1) return static_cast<C*>(group.row_buffer);
+  return reinterpret_cast<C*>(element<T>(job.relaxed, group.first_row, tile * kTileClasses));
+}
+
 template <typename T>
 void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t tile_index, Workspace workspace) {
   using C = Compute<T>;
@@ -129,7 +139,7 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
   const Tile tile(shape, group, tile_index);
   Buffers<C> buffers(shape, workspace);
   const bool only_tile = shape.tiles() == 1;
-  C* scores = only_tile ? buffers.scores : static_cast<C*>(group.row_buffer) + tile_index * kTileClasses;
+  C* scores = only_tile ? buffers.scores : tile_values<T>(job, group, tile_index);
   const std::int64_t stride = only_tile ? padded<C>(tile.width) : shape.tiles() * kTileClasses;
   TileStats* stats = group.stats + tile_index * group.rows;
 
@@ -162,14 +172,24 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
     });
 }
 
-// One row's statistics over all its tiles. An undefined maximum (NaN above +infinity) stays.
-GUMBEL_EXT_INLINE TileStats combine_max(const GroupState& group, std::int64_t tiles, std::int64_t r) {
-  TileStats row = group.stats[r];
-  for (std::int64_t t = 1; t < tiles; ++t) {
-    const TileStats& next = group.stats[t * group.rows + r];
-    if (row.max == row.max && !(next.max <= row.max)) row = next;
+// Each row's statistics over all its tiles. An undefined maximum (NaN above +infinity) stays.
+template <typename T>
+void forward_combine(const ForwardJob& job, const GroupState& group) {
+  const std::int64_t tiles = job.scores.shape.tiles();
+  for (std::int64_t r = 0; r < group.rows; ++r) {
+    TileStats row = group.stats[r];
+    for (std::int64_t t = 1; t < tiles; ++t) {
+      const TileStats& next = group.stats[t * group.rows + r];
+      if (row.max == row.max && !(next.max <= row.max)) row = next;
+    }
+    const ExponentScale<Compute<T>> exponent(job.tau[group.first_row + r]);
+    row.sum = 0;
+    for (std::int64_t t = 0; t < tiles; ++t) {
+      const TileStats& tile = group.stats[t * group.rows + r];
+      if (tile.sum > 0) row.sum += tile.sum * exponent.relative(tile.max, row.max);
+    }
+    group.row_stats[r] = row;
   }
-  return row;
 }
 
 template <typename T>
@@ -179,28 +199,21 @@ void forward_finish(const ForwardJob& job, const GroupState& group, std::int64_t
   const Tile tile(shape, group, tile_index);
   Buffers<C> buffers(shape, workspace);
   const RowSink<T> sink = tile.sink<T>(job.relaxed, buffers.staged);
-  const std::int64_t tiles = shape.tiles();
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const TileStats best = combine_max(group, tiles, r);
+    const TileStats& row = group.row_stats[r];
     const double tile_max = group.stats[tile_index * group.rows + r].max;
-    if (is_undefined(best.max) || is_undefined(tile_max)) {  // no row, or a tile of nothing but -infinity
-      fill_values(sink.row(r), tile.width, is_undefined(best.max) ? C(__builtin_nanf("")) : C(0));
+    if (is_undefined(row.max) || is_undefined(tile_max)) {  // no row, or a tile of nothing but -infinity
+      fill_values(sink.row(r), tile.width, is_undefined(row.max) ? C(__builtin_nanf("")) : C(0));
       continue;
     }
     const ExponentScale<C> exponent(job.tau[tile.first_row + r]);
-    double sum = 0;
-    for (std::int64_t t = 0; t < tiles; ++t) {
-      const TileStats& stats = group.stats[t * group.rows + r];
-      if (stats.sum > 0) sum += stats.sum * exponent.relative(stats.max, best.max);
-    }
-    const C* values = static_cast<C*>(group.row_buffer) + (r * tiles + tile_index) * kTileClasses;
-    scale_values(sink.row(r), values, tile.width, exponent.relative(tile_max, best.max) / sum);
+    const C* values = tile_values<T>(job, group, tile_index) + r * shape.tiles() * kTileClasses;
+    scale_values(sink.row(r), values, tile.width, exponent.relative(tile_max, row.max) / row.sum);
   }
   sink.finish();
   if (job.one_hot)
     write_one_hot<T>(job.one_hot, tile, buffers, [&](std::int64_t r) __attribute__((always_inline)) {
-      const TileStats best = combine_max(group, tiles, r);
-      return Best{best.max, best.argmax};
+      return Best{group.row_stats[r].max, group.row_stats[r].argmax};
     });
 }
 

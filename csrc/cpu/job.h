@@ -90,6 +90,9 @@ struct ForwardJob {
   RowScalar tau;
   Rows relaxed;  // softmax(scores / tau), or none
   Rows one_hot;  // one_hot(argmax(scores)), or none
+  // Whether `relaxed` itself, of one row a group, holds the exponentials between the passes; but for those of the
+  // last tile, which are padded.
+  bool in_place = false;
 };
 
 struct IndexJob {
@@ -114,7 +117,7 @@ struct BackwardJob {
   double* grad_tau = nullptr;  // one a row, or none
 };
 
-// One tile of one row, after the first pass over it.
+// One tile of one row, after the first pass over it; or all the row's tiles, combined.
 struct TileStats {
   double max;      // of the scores; NaN where the tile holds one
   double sum;      // forward: of the exponentials relative to max; backward: of p * grad
@@ -135,16 +138,19 @@ using Workspace = void*;
 struct GroupState {
   std::int64_t first_row;
   std::int64_t rows;
-  TileStats* stats;  // [tiles][rows]
-  void* row_buffer;  // of the working precision, [rows][tiles * kTileClasses]; where tiles > 1
+  TileStats* stats;      // [tiles][rows]
+  TileStats* row_stats;  // [rows], from combine; where tiles > 1
+  void* row_buffer;      // of the working precision, [rows][tiles or, in place, 1][kTileClasses]; where tiles > 1
 };
 
-// The kernels of one element type. Forward and backward: first every tile of a group, then, where
-// `tiles() > 1`, the finish of every tile; a group of one tile is done after the first call.
+// The kernels of one element type. Forward and backward: first every tile of a group; then, where
+// `tiles() > 1`, combine once, and the finish of every tile. A group of one tile is done after the first call.
 struct ElementKernels {
+  std::int64_t element_bytes;
   std::int64_t compute_bytes;  // of one number in the working precision
   std::int64_t (*workspace_bytes)(const Shape&);
   void (*forward_tile)(const ForwardJob&, const GroupState&, std::int64_t tile, Workspace);
+  void (*forward_combine)(const ForwardJob&, const GroupState&);
   void (*forward_finish)(const ForwardJob&, const GroupState&, std::int64_t tile, Workspace);
   // Draws [first_draw, first_draw + draws) over tiles [tile_begin, tile_end); best: [rows][draws].
   void (*index_tiles)(const IndexJob&, const GroupState&, std::int64_t first_draw, std::int64_t draws,
@@ -152,6 +158,7 @@ struct ElementKernels {
   void (*one_hot_tile)(const ForwardJob&, const GroupState&, std::int64_t tile, const Best* best, Workspace);
   void (*noise_tile)(const NoiseJob&, const GroupState&, std::int64_t tile, Workspace);
   void (*backward_tile)(const BackwardJob&, const GroupState&, std::int64_t tile, Workspace);
+  void (*backward_combine)(const BackwardJob&, const GroupState&);
   void (*backward_finish)(const BackwardJob&, const GroupState&, std::int64_t tile, Workspace);
 };
 

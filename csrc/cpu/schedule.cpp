@@ -44,62 +44,68 @@ bool share_out_tiles(const Shape& shape, std::int64_t tasks) {
 
 GroupState group_of(const Shape& shape, std::int64_t group) {
   const std::int64_t first = group * shape.group_rows;
-  return {first, std::min(shape.group_rows, shape.rows - first), nullptr, nullptr};
+  return {first, std::min(shape.group_rows, shape.rows - first), nullptr, nullptr, nullptr};
 }
 
 // What the passes over a group of several tiles keep between them.
 class GroupMemory {
  public:
-  GroupMemory(const Shape& shape, std::int64_t buffer_element) {
+  GroupMemory(const ElementKernels& kernels, const Shape& shape, std::int64_t buffered_tiles) {
     stats_.resize(shape.tiles() * shape.group_rows);
     if (shape.tiles() == 1) return;
-    const std::int64_t bytes = shape.group_rows * shape.tiles() * kTileClasses * buffer_element;
+    row_stats_.resize(shape.group_rows);
+    const std::int64_t bytes = shape.group_rows * buffered_tiles * kTileClasses * kernels.compute_bytes;
     if (bytes > 0) buffer_ = c10::GetCPUAllocator()->allocate(bytes);
   }
   GroupState attach(GroupState group) {
     group.stats = stats_.data();
+    group.row_stats = row_stats_.data();
     group.row_buffer = buffer_.get();
     return group;
   }
 
  private:
-  std::vector<TileStats> stats_;
+  std::vector<TileStats> stats_, row_stats_;
   c10::DataPtr buffer_;
 };
 
 // For every group: first(group, tile, workspace) for all its tiles; then, where they are several,
-// finish(group, tile, workspace) for all of them; then done(group).
-template <typename First, typename Finish, typename Done>
-void run(const ElementKernels& kernels, const Shape& shape, std::int64_t buffer_element, First first, Finish finish,
-         Done done) {
+// combine(group), and finish(group, tile, workspace) for all of them; then done(group). Between, `buffered_tiles`
+// tiles of each row have a place to wait in.
+template <typename First, typename Combine, typename Finish, typename Done>
+void run(const ElementKernels& kernels, const Shape& shape, std::int64_t buffered_tiles, First first, Combine combine,
+         Finish finish, Done done) {
   if (shape.rows == 0 || shape.classes == 0) return;
   const std::int64_t bytes = kernels.workspace_bytes(shape);
   const std::int64_t groups = divide_up(shape.rows, shape.group_rows), tiles = shape.tiles();
   const std::int64_t group_grain = std::max<std::int64_t>(1, kGrainClasses / (shape.group_rows * shape.classes));
-  const std::int64_t tile_grain = std::max<std::int64_t>(1, kGrainClasses / (shape.group_rows * kTileClasses));
 
   if (!share_out_tiles(shape, groups)) {
     at::parallel_for(0, groups, group_grain, [&](std::int64_t begin, std::int64_t end) {
       const Workspace workspace = thread_workspace(bytes);
-      GroupMemory memory(shape, buffer_element);
+      GroupMemory memory(kernels, shape, buffered_tiles);
       for (std::int64_t g = begin; g < end; ++g) {
         const GroupState group = memory.attach(group_of(shape, g));
         for (std::int64_t t = 0; t < tiles; ++t) first(group, t, workspace);
+        if (tiles > 1) combine(group);
         for (std::int64_t t = 0; t < tiles && tiles > 1; ++t) finish(group, t, workspace);
         done(group);
       }
     });
     return;
   }
-  GroupMemory memory(shape, buffer_element);
+  GroupMemory memory(kernels, shape, buffered_tiles);
+  const auto share = [&](const GroupState& group, const auto& pass) {
+    at::parallel_for(0, tiles, 1, [&](std::int64_t begin, std::int64_t end) {
+      const Workspace workspace = thread_workspace(bytes);
+      for (std::int64_t t = begin; t < end; ++t) pass(group, t, workspace);
+    });
+  };
   for (std::int64_t g = 0; g < groups; ++g) {
     const GroupState group = memory.attach(group_of(shape, g));
-    for (const bool finishing : {false, true}) {
-      at::parallel_for(0, tiles, tile_grain, [&](std::int64_t begin, std::int64_t end) {
-        const Workspace workspace = thread_workspace(bytes);
-        for (std::int64_t t = begin; t < end; ++t) finishing ? finish(group, t, workspace) : first(group, t, workspace);
-      });
-    }
+    share(group, first);
+    combine(group);
+    share(group, finish);
     done(group);
   }
 }
@@ -139,7 +145,7 @@ void search_again_where_infinite(const ElementKernels& kernels, const IndexJob& 
     const double temperature = job.temperature[group.first_row + r];
     Best* row_best = best.data() + r * draws;
     if (!std::isinf(row_best[0].score) || temperature >= 1 || temperature == 0) continue;
-    const GroupState row{group.first_row + r, 1, nullptr, nullptr};
+    const GroupState row{group.first_row + r, 1, nullptr, nullptr, nullptr};
     IndexJob largest{job.scores, {}, 1};
     largest.scores.noise.on = false;
     Best found;
@@ -172,7 +178,7 @@ void for_each_index_task(const IndexJob& job, Visit visit) {
 
 }  // namespace
 
-void run_forward(const ElementKernels& kernels, const ForwardJob& job) {
+void run_forward(const ElementKernels& kernels, ForwardJob job) {
   if (!job.relaxed) {  // the winner alone: most classes need no logarithm
     IndexJob index{job.scores, {}, 1};
     for_each_index_task(index, [&](const GroupState& group, std::int64_t, std::int64_t, std::vector<Best>& best) {
@@ -183,9 +189,13 @@ void run_forward(const ElementKernels& kernels, const ForwardJob& job) {
     });
     return;
   }
+  const Shape& shape = job.scores.shape;
+  job.in_place =
+      kernels.compute_bytes == kernels.element_bytes && job.relaxed.class_stride == 1 && shape.group_rows == 1;
   run(
-      kernels, job.scores.shape, kernels.compute_bytes,
+      kernels, shape, job.in_place ? 1 : shape.tiles(),
       [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.forward_tile(job, group, tile, w); },
+      [&](const GroupState& group) { kernels.forward_combine(job, group); },
       [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.forward_finish(job, group, tile, w); },
       [](const GroupState&) {});
 }
@@ -204,13 +214,14 @@ void run_noise(const ElementKernels& kernels, const NoiseJob& job) {
   run(
       kernels, job.shape, 0,
       [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.noise_tile(job, group, tile, w); },
-      [](const GroupState&, std::int64_t, Workspace) {}, [](const GroupState&) {});
+      [](const GroupState&) {}, [](const GroupState&, std::int64_t, Workspace) {}, [](const GroupState&) {});
 }
 
 void run_backward(const ElementKernels& kernels, const BackwardJob& job) {
   run(
       kernels, job.shape, 0,
       [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.backward_tile(job, group, tile, w); },
+      [&](const GroupState& group) { kernels.backward_combine(job, group); },
       [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.backward_finish(job, group, tile, w); },
       [&](const GroupState& group) {
         for (std::int64_t r = 0; r < group.rows && job.grad_tau; ++r) {
