@@ -1,0 +1,1 @@
+"""gumbel_ext beside its peers: ``python -m benchmarks``."""

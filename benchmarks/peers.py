@@ -1,0 +1,278 @@
+"""Ours and its peers: for each, a function from a `Problem` to a `Side`, one call of which is one step.
+
+Every peer starts where ours starts, from logits, and ends where ours ends: at the sample and, where the case
+asks for it, the gradient of the logits. Each is written as its own users would write it at their best.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import gumbel_ext
+from benchmarks.cases import WORKS, Problem
+
+Outcome = tuple[Tensor, "Tensor | None"]  # the sample, the gradient of the logits
+
+
+class Unavailable(Exception):
+    """The peer is not installed, or cannot do the case."""
+
+
+@dataclass
+class Side:
+    """One contestant: `call` is timed; `trial` makes the same step and keeps its results for the check."""
+
+    call: Callable[[], Any]
+    logits: int
+    trial: Callable[[], Outcome] | None = None
+    note: str = ""
+
+
+def _side(problem: Problem, sample: Callable[[Tensor], Tensor], note: str = "") -> Side:
+    """One step of a torch function: forward, and backward where the case has one."""
+    logits, upstream, tau = problem.logits, problem.upstream, problem.tau
+
+    def forward() -> Outcome:
+        return sample(logits), None
+
+    def forward_backward(keep: bool = False) -> Outcome:
+        result = sample(logits)
+        # To be kept it is copied: torch.compile's backward may overwrite the result of its forward.
+        kept = result.detach().clone() if keep else result
+        result.backward(upstream)
+        gradient, logits.grad = logits.grad, None
+        if isinstance(tau, Tensor):
+            tau.grad = None
+        return kept, gradient
+
+    if not problem.case.differentiates:
+        return Side(forward, problem.case.logits, forward, note)
+    return Side(forward_backward, problem.case.logits, lambda: forward_backward(keep=True), note)
+
+
+# Ours, and ours beside itself.
+
+
+def ours(problem: Problem) -> Side:
+    case, tau, mask = problem.case, problem.tau, problem.mask
+    work, dim, num_samples = case.work, case.dim, case.num_samples
+    if work == "index":
+        return _side(problem, lambda x: gumbel_ext.gumbel_max(x, dim=dim, num_samples=num_samples, mask=mask))
+    if WORKS[work]:
+        hard = work == "hard"
+        return _side(problem, lambda x: gumbel_ext.gumbel_softmax(x, tau, hard, dim=dim, mask=mask))
+    function = getattr(gumbel_ext, work)
+    return _side(problem, lambda x: function(x, tau, dim=dim, mask=mask))
+
+
+def ours_in_float32(problem: Problem) -> Side:
+    return ours(Problem.build(replace(problem.case, dtype=torch.float32), problem.logits.device.type))
+
+
+def ours_a_tenth_as_long(problem: Problem) -> Side:
+    *rows, classes = problem.case.shape
+    return ours(
+        Problem.build(replace(problem.case, shape=(*rows, classes // 10)), problem.logits.device.type)
+    )
+
+
+def ours_on_one_thread(problem: Problem) -> Side:
+    threads = torch.get_num_threads()
+    if threads == 1:
+        raise Unavailable("there is only one thread")
+    side = ours(problem)
+
+    def call() -> None:
+        torch.set_num_threads(1)
+        side.call()
+        torch.set_num_threads(threads)
+
+    return replace(side, call=call)
+
+
+# Ceilings: what no implementation gets below.
+
+
+def copy(problem: Problem) -> Side:
+    """The logits copied, into the same memory each time."""
+    source = problem.logits.detach()
+    target = torch.empty_like(source)
+    return Side(lambda: target.copy_(source), source.numel())
+
+
+def noise(problem: Problem) -> Side:
+    """The noise alone, written to fresh memory."""
+    if not WORKS[problem.case.work]:
+        raise Unavailable("no noise in this case")
+    shape, dtype, device = problem.logits.shape, problem.logits.dtype, problem.logits.device
+    return Side(lambda: gumbel_ext.gumbel_noise(shape, dtype=dtype, device=device), problem.logits.numel())
+
+
+# torch.
+
+
+def _masked(problem: Problem) -> Callable[[Tensor], Tensor]:
+    if problem.mask is None:
+        return lambda x: x
+    banned = ~problem.mask
+    return lambda x: x.masked_fill(banned, -torch.inf)
+
+
+def _torch_function(problem: Problem) -> Callable[[Tensor], Tensor]:
+    """What a user of torch alone writes for the work."""
+    work, dim, tau, masked = problem.case.work, problem.case.dim, problem.tau, _masked(problem)
+
+    def straight_through(x: Tensor) -> Tensor:
+        p = F.softmax(masked(x) / tau, dim=dim)
+        z = torch.zeros_like(p).scatter_(dim, p.argmax(dim, keepdim=True), 1.0)
+        return z - p.detach() + p
+
+    def exponential_race(x: Tensor) -> Tensor:
+        p = F.softmax(masked(x), dim=dim)
+        return (p / torch.empty_like(p).exponential_()).argmax(dim)
+
+    return {
+        "hard": lambda x: F.gumbel_softmax(masked(x), tau, hard=True, dim=dim),
+        "relaxed": lambda x: F.gumbel_softmax(masked(x), tau, dim=dim),
+        "softmax": lambda x: F.softmax(masked(x) / tau, dim=dim),
+        "straight_through": straight_through,
+        "index": exponential_race,
+    }[work]
+
+
+def eager(problem: Problem) -> Side:
+    return _side(problem, _torch_function(problem))
+
+
+def compiled(problem: Problem) -> Side:
+    torch._dynamo.reset()  # or a few shapes later it would quietly fall back to eager
+    return _side(problem, torch.compile(_torch_function(problem), dynamic=False, fullgraph=True))
+
+
+def plain_softmax(problem: Problem) -> Side:
+    """No noise, no one-hot, no temperature: the least that a step through a categorical variable costs."""
+    dim, masked = problem.case.dim, _masked(problem)
+    return _side(problem, lambda x: F.softmax(masked(x), dim=dim))
+
+
+def multinomial(problem: Problem) -> Side:
+    num_samples, masked = problem.case.num_samples, _masked(problem)
+    if num_samples is None:
+        return _side(problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), 1).squeeze(-1))
+    return _side(
+        problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), num_samples, replacement=True)
+    )
+
+
+def distributions(problem: Problem) -> Side:
+    """torch.distributions, its checks of arguments turned off."""
+    case, tau = problem.case, problem.tau
+    if case.dim != -1 or not WORKS[case.work] or problem.mask is not None:
+        raise Unavailable("torch.distributions has no such variable")
+    d = torch.distributions
+    if case.work == "relaxed":
+        temperature = torch.as_tensor(tau)
+        return _side(
+            problem,
+            lambda x: d.RelaxedOneHotCategorical(temperature, logits=x, validate_args=False).rsample(),
+        )
+    if case.work == "hard":
+        return _side(
+            problem, lambda x: d.OneHotCategoricalStraightThrough(logits=x, validate_args=False).rsample()
+        )
+    if case.num_samples is None:
+        return _side(problem, lambda x: d.Categorical(logits=x, validate_args=False).sample())
+    size = (case.num_samples,)
+    return _side(problem, lambda x: d.Categorical(logits=x, validate_args=False).sample(size).mT)
+
+
+# Others.
+
+
+def jax_jit(problem: Problem) -> Side:
+    """The step under jax.jit, with the fastest of JAX's generators for this case."""
+    if problem.case.dtype == torch.float64:
+        raise Unavailable("JAX computes in float32 unless told otherwise")
+    try:
+        from benchmarks import jax_peer
+    except ImportError as error:
+        raise Unavailable(f"not installed: {error}") from None
+    sides = [jax_peer.side(problem, generator) for generator in jax_peer.GENERATORS]
+    return min(sides, key=lambda side: _quick_time(side.call)) if WORKS[problem.case.work] else sides[0]
+
+
+def _quick_time(call: Callable[[], Any]) -> float:
+    """The least of a few calls, for choosing between variants of a side."""
+    call()
+    times: list[float] = []
+    while not times or (len(times) < 20 and sum(times) < 0.02):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _on_cuda(problem: Problem) -> None:
+    if problem.logits.device.type != "cuda":
+        raise Unavailable("needs a CUDA device")
+
+
+def vllm(problem: Problem) -> Side:
+    try:
+        from vllm.v1.sample.ops.topk_topp_sampler import random_sample
+    except ImportError as error:
+        raise Unavailable(f"not installed: {error}") from None
+    _on_cuda(problem)
+    return _side(problem, lambda x: random_sample(F.softmax(x, dim=-1, dtype=torch.float32), {}))
+
+
+def flashinfer(problem: Problem) -> Side:
+    try:
+        from flashinfer.sampling import sampling_from_logits
+    except ImportError as error:
+        raise Unavailable(f"not installed: {error}") from None
+    _on_cuda(problem)
+    return _side(problem, lambda x: sampling_from_logits(x).long())
+
+
+PEERS: dict[str, Callable[[Problem], Side]] = {
+    "eager": eager,
+    "compile": compiled,
+    "jax": jax_jit,
+    "distributions": distributions,
+    "F.softmax": plain_softmax,
+    "multinomial": multinomial,
+    "exponential race": eager,
+    "vllm": vllm,
+    "flashinfer": flashinfer,
+    "float32": ours_in_float32,
+    "one thread": ours_on_one_thread,
+    "a tenth as long": ours_a_tenth_as_long,
+}
+CEILINGS: dict[str, Callable[[Problem], Side]] = {"copy": copy, "noise": noise}
+#: Peers whose result is another quantity or another problem's, and so not held against the case.
+UNCHECKED = {"F.softmax", "float32", "a tenth as long"}
+#: Peers that bring a thread pool of their own, which may still be spinning when the other side's turn comes.
+OWN_THREADS = {"jax"}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """The versions of what is compared."""
+    import importlib.metadata as metadata
+
+    found = {"gumbel_ext": gumbel_ext.__version__, "torch": torch.__version__}
+    for name in ("jax", "jaxlib", "vllm", "flashinfer-python"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
