@@ -40,9 +40,9 @@ if(TorchCpu_FOUND AND NOT TARGET TorchCpu::TorchCpu)
     "${TORCH_INSTALL_PREFIX}/include" "${TORCH_INSTALL_PREFIX}/include/torch/csrc/api/include")
   target_link_libraries(TorchCpu::TorchCpu INTERFACE "${TORCH_CPU_LIBRARY}" "${C10_LIBRARY}")
   # Torch's own OpenMP runtime, where it brings one, so that a program needs none from its system and has one
-  # alone. -u keeps linkers from dropping it (--as-needed is the default on Ubuntu); as an option and not as a
-  # library, lest CMake warn of the other libgomp in projects that use OpenMP themselves.
+  # alone. As an option and not as a library, lest CMake warn of the other libgomp in projects that use OpenMP.
   if(TORCH_OPENMP_LIBRARY)
-    target_link_options(TorchCpu::TorchCpu INTERFACE "LINKER:-u,GOMP_parallel,${TORCH_OPENMP_LIBRARY}")
+    target_link_options(TorchCpu::TorchCpu INTERFACE
+      "LINKER:--push-state,--no-as-needed,${TORCH_OPENMP_LIBRARY},--pop-state")
   endif()
 endif()
