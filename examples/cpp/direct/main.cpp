@@ -17,7 +17,8 @@ void print(const char* name, const at::Tensor& values) {
 }  // namespace
 
 int main() {
-  std::cout << "gumbel_ext " << gumbel_ext::version() << " for torch " << gumbel_ext::build_info().torch_version << "\n";
+  std::cout << "gumbel_ext " << gumbel_ext::version() << " for torch " << gumbel_ext::build_info().torch_version
+            << "\n";
 
   // Four rows of five classes.
   const at::Tensor logits = (at::arange(20, at::kFloat).view({4, 5}) * 0.7).sin() * 2;
