@@ -16,7 +16,7 @@ import gumbel_ext
 
 
 def frame(seeds: Tensor, temperatures: Tensor, logits: Tensor) -> bytes:
-    """The binary frame that `frame.h` describes: int64 seeds ``[R]``, float32 temperatures ``[R]``, logits ``[R, C]``."""
+    """The binary frame that `frame.h` describes; seeds and temperatures ``[R]``, logits ``[R, C]``."""
     payload = b"".join(part.contiguous().numpy().tobytes() for part in (seeds, temperatures.float(), logits.float()))
     return struct.pack("<4sIII", b"GMBL", *logits.shape, len(payload)) + payload
 
