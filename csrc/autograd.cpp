@@ -20,6 +20,10 @@ using at::Tensor;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
+bool has_tangent(const Tensor& tensor) {
+  return torch::autograd::isFwGradDefined(tensor);
+}
+
 // The tangent of p along (du, dtau); by the Jacobian's symmetry also, for du = dy and no dtau, the
 // vector-Jacobian product. Made of differentiable operations.
 Tensor softmax_tangent(const Tensor& p, const Tensor& direction, std::int64_t dim) {
@@ -27,9 +31,11 @@ Tensor softmax_tangent(const Tensor& p, const Tensor& direction, std::int64_t di
   return weighted - p * weighted.sum(dim, /*keepdim=*/true);
 }
 
-// log p where p > 0; what stands elsewhere is multiplied by zero.
+// log p where p > 0, in the working precision; what stands elsewhere is multiplied by zero.
 Tensor safe_log(const Tensor& p) {
-  return at::log(at::clamp_min(p, std::numeric_limits<float>::min()));
+  const bool is_double = p.scalar_type() == at::kDouble;
+  const double smallest = is_double ? std::numeric_limits<double>::min() : std::numeric_limits<float>::min();
+  return at::log(at::clamp_min(p.to(is_double ? at::kDouble : at::kFloat), smallest));
 }
 
 struct SoftmaxBackward : public torch::autograd::Node {
@@ -58,7 +64,9 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
   const Tensor rows = tau_rows.unpack();
   const bool need_logits = task_should_compute_output(0), need_tau = rows.defined() && task_should_compute_output(1);
   Tensor grad_logits, grad_tau;
-  if (at::GradMode::is_enabled() && (grad.requires_grad() || p.requires_grad())) {
+  const bool differentiated = (at::GradMode::is_enabled() && (grad.requires_grad() || p.requires_grad())) ||
+                              has_tangent(grad) || has_tangent(p) || has_tangent(rows);
+  if (differentiated) {
     const Tensor product = softmax_tangent(p, grad, dim);
     grad_logits = rows.defined() ? (product / rows).to(p.scalar_type()) : product / tau;
     if (need_tau) grad_tau = -(grad_logits * safe_log(p)).sum(dim, /*keepdim=*/true);
@@ -82,7 +90,7 @@ class Differentiable {
       node_->dim = dim;
       if (tau_rows_.defined()) node_->tau_rows = SavedVariable(tau_rows_, /*is_output=*/false);
     }
-    has_tangent_ = torch::autograd::isFwGradDefined(logits) || torch::autograd::isFwGradDefined(tau_rows_);
+    has_tangent_ = has_tangent(logits) || has_tangent(tau_rows_);
   }
 
   bool needs_relaxed() const {
@@ -91,13 +99,12 @@ class Differentiable {
 
   // Ties `outputs`, of which `relaxed` is one or the only one, to the graph and to the tangents.
   void record(std::vector<Tensor> outputs, Tensor& relaxed) {
-    if (node_) {
-      torch::autograd::set_history(outputs, node_);
-      node_->relaxed = SavedVariable(relaxed, /*is_output=*/true);
+    if (node_) torch::autograd::set_history(outputs, node_);
+    if (has_tangent_) {
+      const Tensor tangent = output_tangent(relaxed);
+      for (Tensor& output : outputs) output._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
     }
-    if (!has_tangent_) return;
-    const Tensor tangent = output_tangent(relaxed);
-    for (Tensor& output : outputs) output._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
+    if (node_) node_->relaxed = SavedVariable(relaxed, /*is_output=*/true);
   }
 
  private:

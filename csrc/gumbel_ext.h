@@ -47,31 +47,33 @@
 
 namespace gumbel_ext {
 
-/// A number for all rows, or a tensor with one for each.
+/// A number for all rows, or a tensor with one for each. Made from either implicitly.
 struct GUMBEL_EXT_API Temperature {
   double number = 1;
   std::optional<at::Tensor> rows;
 
   Temperature(double number) : number(number) {
-  }  // NOLINT: implicit on purpose
-  Temperature(at::Tensor rows) : rows(std::move(rows)) {
-  }  // NOLINT
+  }
+  Temperature(const at::Tensor& rows) : rows(rows) {
+  }
 };
 
-/// A seed for all rows, a tensor with one for each, or {}: drawn from a generator.
+/// A seed for all rows, a tensor with one for each, or {}: drawn from a generator. Made from any implicitly; an
+/// undefined tensor is {}.
 struct GUMBEL_EXT_API Seed {
   std::optional<std::int64_t> number;
   std::optional<at::Tensor> rows;
 
   Seed() = default;
-  Seed(std::int64_t number) : number(number) {
-  }  // NOLINT: implicit on purpose
-  Seed(std::optional<std::int64_t> number) : number(number) {
-  }  // NOLINT
   Seed(int number) : number(number) {
-  }  // NOLINT
-  Seed(at::Tensor rows) : rows(std::move(rows)) {
-  }  // NOLINT
+  }
+  Seed(std::int64_t number) : number(number) {
+  }
+  Seed(std::optional<std::int64_t> number) : number(number) {
+  }
+  Seed(const at::Tensor& tensor) {
+    if (tensor.defined()) rows = tensor;
+  }
 };
 
 /// Tempered softmax, p_i = e^{x_i / tau} / sum_j e^{x_j / tau}.

@@ -31,10 +31,9 @@ at::Tensor index_meta(const at::Tensor& logits, const OptionalTensor& mask, doub
   return at::empty_symint(check_index_shape(logits, dim, num_samples), logits.options().dtype(at::kLong));
 }
 
-at::Tensor& noise_meta(at::Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds,
-                       const OptionalGenerator& generator) {
+void noise_meta(at::Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds,
+                const OptionalGenerator& generator) {
   check_noise(out, seed, row_seeds, generator);
-  return out;
 }
 
 std::tuple<at::Tensor, at::Tensor> backward_meta(const at::Tensor& grad, const at::Tensor& relaxed, double,
@@ -43,7 +42,7 @@ std::tuple<at::Tensor, at::Tensor> backward_meta(const at::Tensor& grad, const a
   dim = check_backward(grad, relaxed, dim);
   at::Tensor grad_logits, grad_tau;
   if (need_logits) grad_logits = at::empty_like(relaxed);
-  if (need_tau) grad_tau = at::empty_symint(row_shape(relaxed, dim), relaxed.options());
+  if (need_tau) grad_tau = at::empty_symint(row_shape(relaxed, dim), relaxed.options().dtype(at::kDouble));
   return {grad_logits, grad_tau};
 }
 

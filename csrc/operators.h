@@ -36,11 +36,11 @@ using IndexSignature = at::Tensor(const at::Tensor& logits, const OptionalTensor
                                   std::optional<c10::SymInt> num_samples);
 
 // gumbel_ext::_noise_: fills `out` with Gumbel noise.
-using NoiseSignature = at::Tensor&(at::Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds,
-                                   const OptionalGenerator& generator);
+using NoiseSignature = void(at::Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds,
+                            const OptionalGenerator& generator);
 
 // gumbel_ext::_backward: for p = softmax(u / tau), the gradient with respect to u, and with respect to
-// tau, one a row (size 1 along dim). Either is undefined where it is not needed.
+// tau, one a row (size 1 along dim, float64). Either is undefined where it is not needed.
 using BackwardSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& grad, const at::Tensor& relaxed,
                                                              double tau, const OptionalTensor& tau_rows,
                                                              std::int64_t dim, bool need_logits, bool need_tau);

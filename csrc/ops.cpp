@@ -50,7 +50,8 @@ at::Tensor noise(c10::SymIntArrayRef size, const Seed& seed, const OptionalGener
   const auto options = at::TensorOptions().dtype(dtype).device(device);
   check_device_has_kernels(options.device());
   at::Tensor out = at::empty_symint(size, options);
-  return noise_operator().call(out, seed.number, seed.rows, generator);
+  noise_operator().call(out, seed.number, seed.rows, generator);
+  return out;
 }
 
 }  // namespace
@@ -99,7 +100,8 @@ BuildInfo build_info() {
   return info;
 }
 
-// Each public operator has an overload for a number and for a tensor, of the temperature and of the seed.
+// Each public operator has an overload for a tensor and for a number, of the temperature and of the seed; those
+// for tensors come first, since the first that fits is called and a tensor of one element fits a number too.
 TORCH_LIBRARY(gumbel_ext, m) {
   const auto define = [&](const std::string& schema, bool random) {
     const std::vector<at::Tag> pure_tags = {at::Tag::pt2_compliant_tag};
@@ -114,15 +116,15 @@ TORCH_LIBRARY(gumbel_ext, m) {
     return argument.replace(argument.find("NAME"), 4, name);
   };
 
-  for (const auto& [name, temperature] : {std::pair{"", number}, std::pair{".tau_tensor", tensor}})
+  for (const auto& [name, temperature] : {std::pair{".tau_tensor", tensor}, std::pair{"", number}})
     for (const std::string op : {"softmax", "straight_through"})
       define(
           op + name + "(Tensor logits, " + named(temperature, "tau") + ", *, int dim=-1, Tensor? mask=None) -> Tensor",
           false);
-  const Overload overloads[] = {{"", number, "int? seed=None"},
+  const Overload overloads[] = {{".tensors", tensor, "Tensor seed"},
                                 {".tau_tensor", tensor, "int? seed=None"},
                                 {".seed_tensor", number, "Tensor seed"},
-                                {".tensors", tensor, "Tensor seed"}};
+                                {"", number, "int? seed=None"}};
   for (const auto& [name, temperature, seed] : overloads) {
     const std::string rest = ", Tensor? mask=None, " + seed + ", Generator? generator=None) -> Tensor";
     define("gumbel_softmax" + name + "(Tensor logits, " + named(temperature, "tau") +
@@ -132,7 +134,7 @@ TORCH_LIBRARY(gumbel_ext, m) {
                ", *, int dim=-1, SymInt? num_samples=None" + rest,
            true);
   }
-  for (const auto& [name, seed] : {std::pair{"", "int? seed=None"}, std::pair{".seed_tensor", "Tensor seed"}})
+  for (const auto& [name, seed] : {std::pair{".seed_tensor", "Tensor seed"}, std::pair{"", "int? seed=None"}})
     define(std::string("gumbel_noise") + name + "(SymInt[] size, *, " + seed +
                ", Generator? generator=None, ScalarType? dtype=None, Device? device=None) -> Tensor",
            true);
@@ -145,7 +147,7 @@ TORCH_LIBRARY(gumbel_ext, m) {
   define("_index(Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, " + source +
              ", int dim, SymInt? num_samples) -> Tensor",
          true);
-  define("_noise_(Tensor(a!) out, " + source + ") -> Tensor(a!)", true);
+  define("_noise_(Tensor(a!) out, " + source + ") -> ()", true);
   define(
       "_backward(Tensor grad, Tensor relaxed, float tau, Tensor? tau_rows, int dim, bool need_logits, "
       "bool need_tau) -> (Tensor, Tensor)",

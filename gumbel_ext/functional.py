@@ -139,7 +139,7 @@ def gumbel_noise(
     """
     sizes = [size] if isinstance(size, int) else list(size)
     dtype = torch.get_default_dtype() if dtype is None else dtype
-    device = torch.get_default_device() if device is None else device
+    device = torch.empty(()).device if device is None else device  # where torch's own factories put it
     return _ops.gumbel_noise(sizes, seed=_seed(seed), generator=generator, dtype=dtype, device=device)
 
 

@@ -23,15 +23,21 @@ GUMBEL_EXT_INLINE double dot(const C* p, const C* dy, std::int64_t n) {
   });
 }
 
+template <typename C>
+GUMBEL_EXT_INLINE Vec<C> gradient(Vec<C> p, Vec<C> dy, Vec<C> mean, Vec<C> inverse_tau) {
+  const Vec<C> zero = {};
+  return p == zero ? zero : p * (dy - mean) * inverse_tau;  // zero also where dy - mean overflows
+}
+
 // dx[k] = p[k] * (dy[k] - mean) / tau.
 template <typename C>
 GUMBEL_EXT_INLINE void gradient_row(C* dx, const C* p, const C* dy, std::int64_t n, C mean, C inverse_tau) {
   const Vec<C> means = broadcast(mean), inverse_taus = broadcast(inverse_tau);
   std::int64_t k = 0;
-  for (; k + kLanes<C> <= n; k += kLanes<C>) store(dx + k, load(p + k) * (load(dy + k) - means) * inverse_taus);
+  for (; k + kLanes<C> <= n; k += kLanes<C>) store(dx + k, gradient<C>(load(p + k), load(dy + k), means, inverse_taus));
   if (k == n) return;
   const std::int64_t rest = n - k;
-  store_first(dx + k, load_first(p + k, rest) * (load_first(dy + k, rest) - means) * inverse_taus, rest);
+  store_first(dx + k, gradient<C>(load_first(p + k, rest), load_first(dy + k, rest), means, inverse_taus), rest);
 }
 
 // sum_k p[k] * (dy[k] - mean) * log(p[k]).
@@ -54,7 +60,9 @@ GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile,
   using C = Compute<T>;
   const RowSink<T> sink = tile.sink<T>(job.grad_logits ? job.grad_logits : job.relaxed, buffers.scores);
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const C mean = static_cast<C>(row_dot(r)), inverse_tau = static_cast<C>(1 / job.tau[tile.first_row + r]);
+    const C mean = static_cast<C>(row_dot(r));
+    const double inverse = 1 / job.tau[tile.first_row + r], largest = static_cast<double>(FloatTraits<C>::kLargest);
+    const C inverse_tau = static_cast<C>(inverse < largest ? inverse : largest);  // finite: it may meet a zero
     const C *p = buffers.rows[r], *dy = buffers.second_rows[r];
     if (job.grad_logits) gradient_row(sink.row(r), p, dy, tile.width, mean, inverse_tau);
     if (job.grad_tau) stats[r].log_sum = log_sum_row(buffers.noise, p, dy, tile.width, mean);

@@ -9,22 +9,25 @@ namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 // exponential is 2^(h * scale).
 template <typename C>
 struct ExponentScale {
+  double tau;
   TwoPart<C> scale;  // 2 log2(e) / tau
   C lowest;          // h below this underflows to zero
+  bool is_extreme;   // tau so small that scale leaves the working precision
 
-  GUMBEL_EXT_INLINE explicit ExponentScale(double tau) {
+  GUMBEL_EXT_INLINE explicit ExponentScale(double tau) : tau(tau) {
     constexpr double kLog2EHigh = 0x1.71547652b82fep+0, kLog2ELow = 0x1.777d0ffda0d24p-56;
-    constexpr double kLargest = sizeof(C) == 4 ? 0x1p126 : 0x1p1022;  // keeps h * scale finite near h = 0
-    double high = 2 * kLog2EHigh / tau;
-    double low = (fused_multiply_add(-high, tau, 2 * kLog2EHigh) + 2 * kLog2ELow) / tau;
-    if (!(high < kLargest)) high = kLargest, low = 0;
+    constexpr double kLargest = sizeof(C) == 4 ? 0x1p120 : 0x1p1010;
+    const double high = 2 * kLog2EHigh / tau;
+    const double low = (fused_multiply_add(-high, tau, 2 * kLog2EHigh) + 2 * kLog2ELow) / tau;
+    is_extreme = !(high < kLargest);
     scale.high = static_cast<C>(high);
     scale.low = static_cast<C>((high - static_cast<double>(scale.high)) + low);
     const double bound = FloatTraits<C>::kExp2Lowest / high;
     lowest = bound < -static_cast<double>(FloatTraits<C>::kLargest) ? -FloatTraits<C>::kLargest : static_cast<C>(bound);
   }
+  // exp((score - max) / tau)
   GUMBEL_EXT_INLINE double relative(double score, double max) const {
-    return __builtin_exp2((score / 2 - max / 2) * (static_cast<double>(scale.high) + static_cast<double>(scale.low)));
+    return __builtin_exp((score / 2 - max / 2) / tau * 2);
   }
 };
 
@@ -54,13 +57,16 @@ GUMBEL_EXT_INLINE bool is_undefined(double max) {
   return !(max - max == 0);
 }
 
-template <typename T>
-GUMBEL_EXT_INLINE void write_one_hot(const Rows& out, std::int64_t row, std::int64_t begin, std::int64_t width,
-                                     double max, std::int64_t index) {
+// one_hot(index) for the tile's rows, NaN where a row is undefined; best(r) is a row's maximum and argmax.
+template <typename T, typename RowBest>
+GUMBEL_EXT_INLINE void write_one_hot(const Rows& out, const Tile& tile, Buffers<Compute<T>>& buffers, RowBest best) {
   using C = Compute<T>;
-  const bool undefined = is_undefined(max);
-  fill_row<T>(out, row, begin, width, undefined ? C(__builtin_nanf("")) : C(0));
-  if (!undefined && index >= begin && index < begin + width) fill_row<T>(out, row, index, 1, C(1));
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    const Best row = best(r);
+    buffers.hot[r] = is_undefined(row.score) ? -1 : row.index - tile.begin;
+    buffers.filler[r] = is_undefined(row.score) ? C(__builtin_nanf("")) : C(0);
+  }
+  write_hot_rows<T>(out, tile.first_row, tile.rows, tile.begin, tile.width, buffers.hot, buffers.filler);
 }
 
 // out = values * factor, where factor may lie below the working precision's normal range.
@@ -94,14 +100,26 @@ GUMBEL_EXT_INLINE void score_rows(const ForwardJob& job, const Tile& tile, const
   }
 }
 
+// The rows' h turned into exponentials.
 template <typename C>
 GUMBEL_EXT_INLINE void exponentiate_rows(const RowScalar& tau, const Tile& tile, C* scores, std::int64_t stride) {
-  if (!tau.rows && stride == padded<C>(tile.width)) {
-    exponentials(scores, tile.rows * stride, ExponentScale<C>(tau.value));
+  const ExponentScale<C> first(tau[tile.first_row]);
+  const std::int64_t width = padded<C>(tile.width);
+  if (!tau.rows && stride == width && !first.is_extreme) {
+    exponentials(scores, tile.rows * stride, first);
     return;
   }
-  for (std::int64_t r = 0; r < tile.rows; ++r)
-    exponentials(scores + r * stride, padded<C>(tile.width), ExponentScale<C>(tau[tile.first_row + r]));
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    C* row = scores + r * stride;
+    const ExponentScale<C> exponent(tau[tile.first_row + r]);
+    if (!exponent.is_extreme) {
+      exponentials(row, width, exponent);
+      continue;
+    }
+    const double unit = FloatTraits<C>::kExp2Shift == 64 ? 0x1p64 : 0x1p512;
+    for (std::int64_t k = 0; k < width; ++k)
+      row[k] = static_cast<C>(__builtin_exp(static_cast<double>(row[k]) / exponent.tau * 2) * unit);
+  }
 }
 
 template <typename T>
@@ -135,9 +153,13 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
       fill_values(sink.row(r), tile.width, C(__builtin_nanf("")));
     else
       scale_values(sink.row(r), values, tile.width, 1 / stats[r].sum);
-    if (job.one_hot) write_one_hot<T>(job.one_hot, tile.first_row + r, 0, tile.width, stats[r].max, stats[r].argmax);
   }
-  if (only_tile) sink.finish();
+  if (!only_tile) return;
+  sink.finish();
+  if (job.one_hot)
+    write_one_hot<T>(job.one_hot, tile, buffers, [&](std::int64_t r) __attribute__((always_inline)) {
+      return Best{stats[r].max, stats[r].argmax};
+    });
 }
 
 // One row's statistics over all its tiles. An undefined maximum (NaN above +infinity) stays.
@@ -161,7 +183,6 @@ void forward_finish(const ForwardJob& job, const GroupState& group, std::int64_t
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const TileStats best = combine_max(group, tiles, r);
     const double tile_max = group.stats[tile_index * group.rows + r].max;
-    if (job.one_hot) write_one_hot<T>(job.one_hot, tile.first_row + r, tile.begin, tile.width, best.max, best.argmax);
     if (is_undefined(best.max) || is_undefined(tile_max)) {  // no row, or a tile of nothing but -infinity
       fill_values(sink.row(r), tile.width, is_undefined(best.max) ? C(__builtin_nanf("")) : C(0));
       continue;
@@ -176,13 +197,20 @@ void forward_finish(const ForwardJob& job, const GroupState& group, std::int64_t
     scale_values(sink.row(r), values, tile.width, exponent.relative(tile_max, best.max) / sum);
   }
   sink.finish();
+  if (job.one_hot)
+    write_one_hot<T>(job.one_hot, tile, buffers, [&](std::int64_t r) __attribute__((always_inline)) {
+      const TileStats best = combine_max(group, tiles, r);
+      return Best{best.max, best.argmax};
+    });
 }
 
-// One-hot rows whose argmax is known.
+// A tile of one-hot rows whose argmax is known.
 template <typename T>
-void one_hot_rows(const ForwardJob& job, const GroupState& group, const Best* best) {
-  for (std::int64_t r = 0; r < group.rows; ++r)
-    write_one_hot<T>(job.one_hot, group.first_row + r, 0, job.scores.shape.classes, best[r].score, best[r].index);
+void one_hot_tile(const ForwardJob& job, const GroupState& group, std::int64_t tile_index, const Best* best,
+                  Workspace workspace) {
+  Buffers<Compute<T>> buffers(job.scores.shape, workspace);
+  write_one_hot<T>(job.one_hot, Tile(job.scores.shape, group, tile_index), buffers,
+                   [&](std::int64_t r) __attribute__((always_inline)) { return best[r]; });
 }
 
 template <typename T>

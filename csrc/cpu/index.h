@@ -86,15 +86,24 @@ GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& ti
   }
 }
 
+// A temperature in the working precision, which neither becomes zero nor infinite there.
 template <typename C>
-GUMBEL_EXT_INLINE void divide_rows(const RowScalar& temperature, const Tile& tile, Buffers<C>& buffers) {
+GUMBEL_EXT_INLINE C clamp_temperature(double temperature) {
+  const C t = static_cast<C>(temperature);
+  if (t == C(0) && temperature > 0) return sizeof(C) == 4 ? C(0x1p-149) : C(0x1p-1074);
+  return t > FloatTraits<C>::kLargest ? FloatTraits<C>::kLargest : t;
+}
+
+// The tile's logits less their shift over their temperature; as they are where that is 1 or 0.
+template <typename C>
+GUMBEL_EXT_INLINE void divide_rows(const IndexJob& job, const Tile& tile, Buffers<C>& buffers) {
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const C t = static_cast<C>(temperature[tile.first_row + r]);
-    if (t == C(1) || t == C(0)) continue;
+    const C t = clamp_temperature<C>(job.temperature[tile.first_row + r]), shift = static_cast<C>(job.shift);
+    if ((t == C(1) && shift == C(0)) || t == C(0)) continue;
     const C* in = buffers.rows[r];
-    C* out = buffers.staged + r * padded<C>(tile.width);
+    C* out = buffers.writable_row(r, padded<C>(tile.width));
 #pragma omp simd
-    for (std::int64_t k = 0; k < tile.width; ++k) out[k] = in[k] / t;
+    for (std::int64_t k = 0; k < tile.width; ++k) out[k] = (in[k] - shift) / t;
     buffers.rows[r] = out;
   }
 }
@@ -109,7 +118,7 @@ void index_tiles(const IndexJob& job, const GroupState& group, std::int64_t firs
   for (std::int64_t t = tile_begin; t < tile_end; ++t) {
     const Tile tile(in.shape, group, t);
     stage_logits<T>(in.logits, in.mask, tile, buffers);
-    divide_rows(job.temperature, tile, buffers);
+    divide_rows(job, tile, buffers);
     for (std::int64_t d = 0; d < draws; ++d) {
       const std::uint32_t draw = static_cast<std::uint32_t>(first_draw + d);
       const bool search = std::is_same_v<C, float> && tile.width > kBlock;

@@ -96,6 +96,7 @@ struct IndexJob {
   Scores scores;
   RowScalar temperature;  // divides the logits before the noise; 0: neither division nor noise
   std::int64_t draws = 1;
+  double shift = 0;  // is subtracted from the logits first; see schedule.cpp
 };
 
 struct NoiseJob {
@@ -148,7 +149,7 @@ struct ElementKernels {
   // Draws [first_draw, first_draw + draws) over tiles [tile_begin, tile_end); best: [rows][draws].
   void (*index_tiles)(const IndexJob&, const GroupState&, std::int64_t first_draw, std::int64_t draws,
                       std::int64_t tile_begin, std::int64_t tile_end, Best* best, Workspace);
-  void (*one_hot_rows)(const ForwardJob&, const GroupState&, const Best* best);
+  void (*one_hot_tile)(const ForwardJob&, const GroupState&, std::int64_t tile, const Best* best, Workspace);
   void (*noise_tile)(const NoiseJob&, const GroupState&, std::int64_t tile, Workspace);
   void (*backward_tile)(const BackwardJob&, const GroupState&, std::int64_t tile, Workspace);
   void (*backward_finish)(const BackwardJob&, const GroupState&, std::int64_t tile, Workspace);

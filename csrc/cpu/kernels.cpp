@@ -14,7 +14,7 @@ std::int64_t workspace_bytes(const Shape& shape) {
 template <typename T>
 constexpr ElementKernels element_kernels() {
   return {sizeof(Compute<T>), workspace_bytes<T>, forward_tile<T>,  forward_finish<T>, index_tiles<T>,
-          one_hot_rows<T>,    noise_tile<T>,      backward_tile<T>, backward_finish<T>};
+          one_hot_tile<T>,    noise_tile<T>,      backward_tile<T>, backward_finish<T>};
 }
 
 #define GUMBEL_EXT_STRING_(name) #name

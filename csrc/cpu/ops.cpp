@@ -37,9 +37,9 @@ struct Inputs {
       mask = args.mask->expand(args.logits.sizes());
       scores.mask = rows_of(mask, dim);
     }
-    scores.noise = noise_source(noise, args.seed, args.row_seeds, args.generator, row_seeds);
     tau.value = args.tau;
     if (args.tau_rows.has_value()) set_row_taus(*args.tau_rows, args.logits, temperature_name, may_be_zero);
+    scores.noise = noise_source(noise, args.seed, args.row_seeds, args.generator, row_seeds);  // nothing fails now
     scores.shape.group_rows = group_rows(scores.shape, scores.logits);
   }
 
@@ -101,7 +101,7 @@ Tensor index_cpu(const Tensor& logits, const OptionalTensor& mask, double temper
   return out;
 }
 
-Tensor& noise_cpu(Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds, const OptionalGenerator& generator) {
+void noise_cpu(Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds, const OptionalGenerator& generator) {
   check_noise(out, seed, row_seeds, generator);
   Tensor seeds;
   NoiseJob job;
@@ -110,7 +110,6 @@ Tensor& noise_cpu(Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds
   job.noise = Inputs::noise_source(true, seed, row_seeds, generator, seeds);
   job.shape.group_rows = group_rows(job.shape, job.out);
   run_noise(kernels_for(out.scalar_type()), job);
-  return out;
 }
 
 std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor& relaxed, double tau,

@@ -4,6 +4,7 @@
 #include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <vector>
@@ -128,6 +129,28 @@ void index_task(const ElementKernels& kernels, const IndexJob& job, const GroupS
   }
 }
 
+// Where a low temperature takes finite logits out of range (to two infinities that tie, say), the row is
+// searched once more with its largest logit subtracted, which then is 0.
+void search_again_where_infinite(const ElementKernels& kernels, const IndexJob& job, const GroupState& group,
+                                 std::int64_t first_draw, std::int64_t draws, std::vector<Best>& best) {
+  const Shape& shape = job.scores.shape;
+  const Workspace workspace = thread_workspace(kernels.workspace_bytes(shape));
+  for (std::int64_t r = 0; r < group.rows; ++r) {
+    const double temperature = job.temperature[group.first_row + r];
+    Best* row_best = best.data() + r * draws;
+    if (!std::isinf(row_best[0].score) || temperature >= 1 || temperature == 0) continue;
+    const GroupState row{group.first_row + r, 1, nullptr, nullptr};
+    IndexJob largest{job.scores, {}, 1};
+    largest.scores.noise.on = false;
+    Best found;
+    kernels.index_tiles(largest, row, 0, 1, 0, shape.tiles(), &found, workspace);
+    if (!std::isfinite(found.score)) continue;
+    IndexJob shifted = job;
+    shifted.shift = found.score;
+    kernels.index_tiles(shifted, row, first_draw, draws, 0, shape.tiles(), row_best, workspace);
+  }
+}
+
 template <typename Visit>
 void for_each_index_task(const IndexJob& job, Visit visit) {
   const Shape& shape = job.scores.shape;
@@ -154,7 +177,9 @@ void run_forward(const ElementKernels& kernels, const ForwardJob& job) {
     IndexJob index{job.scores, {}, 1};
     for_each_index_task(index, [&](const GroupState& group, std::int64_t, std::int64_t, std::vector<Best>& best) {
       index_task(kernels, index, group, 0, 1, best);
-      kernels.one_hot_rows(job, group, best.data());
+      const Workspace workspace = thread_workspace(kernels.workspace_bytes(job.scores.shape));
+      for (std::int64_t t = 0; t < job.scores.shape.tiles(); ++t)
+        kernels.one_hot_tile(job, group, t, best.data(), workspace);
     });
     return;
   }
@@ -169,6 +194,7 @@ void run_index(const ElementKernels& kernels, const IndexJob& job, std::int64_t*
   for_each_index_task(
       job, [&](const GroupState& group, std::int64_t first_draw, std::int64_t draws, std::vector<Best>& best) {
         index_task(kernels, job, group, first_draw, draws, best);
+        search_again_where_infinite(kernels, job, group, first_draw, draws, best);
         for (std::int64_t i = 0; i < group.rows * draws; ++i)
           out[(group.first_row + i / draws) * job.draws + first_draw + i % draws] = best[i].index;
       });

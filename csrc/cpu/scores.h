@@ -102,7 +102,7 @@ GUMBEL_EXT_INLINE void stage_logits(const Rows& logits, const Rows& mask, const 
       row = buffers.mask;
     }
     const C* in = buffers.rows[r];
-    C* out = buffers.staged + r * padded<C>(tile.width);
+    C* out = buffers.writable_row(r, padded<C>(tile.width));
 #pragma omp simd
     for (std::int64_t k = 0; k < tile.width; ++k) out[k] = row[k] ? in[k] : -C(__builtin_inff());
     buffers.rows[r] = out;

@@ -1,7 +1,7 @@
 // The layout of a thread's working memory: what a group's tile occupies between its stages.
 #pragma once
 
-#include "convert.h"
+#include "layout.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
@@ -22,7 +22,9 @@ struct Buffers {
   std::uint64_t* quads;   // [counters of a tile], for groups of several rows
   std::uint64_t* counter_rows;
   std::uint64_t* counter_seeds;
-  bool* mask;  // [width]
+  bool* mask;         // [width]
+  std::int64_t* hot;  // [group_rows] for one-hot rows: the class
+  C* filler;          // [group_rows] and what the others hold
   std::int64_t bytes;
 
   GUMBEL_EXT_INLINE Buffers(const Shape& shape, Workspace workspace) {
@@ -45,8 +47,21 @@ struct Buffers {
     take(counter_rows, counters);
     take(counter_seeds, counters);
     take(mask, width);
+    take(hot, rows_in_group);
+    take(filler, rows_in_group);
     bytes = next - static_cast<char*>(workspace);
+    staged_end = staged + values;
   }
+
+  // Where row r's staged logits may be written: where they are, or, while they are still in the tensor, in a
+  // place of their own.
+  GUMBEL_EXT_INLINE C* writable_row(std::int64_t r, std::int64_t stride) const {
+    const bool is_staged = rows[r] >= staged && rows[r] < staged_end;
+    return is_staged ? const_cast<C*>(rows[r]) : staged + r * stride;
+  }
+
+ private:
+  const C* staged_end;
 };
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

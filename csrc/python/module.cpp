@@ -13,9 +13,14 @@ namespace py = pybind11;
 namespace {
 
 // A number or a tensor, as Python passes it.
-gumbel_ext::Temperature to_temperature(const py::handle& value) {
+gumbel_ext::Temperature to_temperature(const char* name, const py::handle& value) {
   if (THPVariable_Check(value.ptr())) return THPVariable_Unpack(value.ptr());
-  return value.cast<double>();
+  const double number = PyFloat_AsDouble(value.ptr());
+  if (number == -1 && PyErr_Occurred()) {
+    PyErr_Clear();
+    throw py::type_error(std::string(name) + ": expected a number or a tensor, got " + Py_TYPE(value.ptr())->tp_name);
+  }
+  return number;
 }
 
 gumbel_ext::Seed to_seed(const py::handle& value) {
@@ -40,19 +45,19 @@ PYBIND11_MODULE(_C, m) {
   });
 
   m.def("softmax", [](const at::Tensor& logits, const py::handle& tau, std::int64_t dim, const OptionalTensor& mask) {
-    const auto temperature = to_temperature(tau);
+    const auto temperature = to_temperature("tau", tau);
     const py::gil_scoped_release release;
     return gumbel_ext::softmax(logits, temperature, dim, mask);
   });
   m.def("straight_through",
         [](const at::Tensor& logits, const py::handle& tau, std::int64_t dim, const OptionalTensor& mask) {
-          const auto temperature = to_temperature(tau);
+          const auto temperature = to_temperature("tau", tau);
           const py::gil_scoped_release release;
           return gumbel_ext::straight_through(logits, temperature, dim, mask);
         });
   m.def("gumbel_softmax", [](const at::Tensor& logits, const py::handle& tau, bool hard, std::int64_t dim,
                              const OptionalTensor& mask, const py::handle& seed, const OptionalGenerator& generator) {
-    const auto temperature = to_temperature(tau);
+    const auto temperature = to_temperature("tau", tau);
     const auto source = to_seed(seed);
     const py::gil_scoped_release release;
     return gumbel_ext::gumbel_softmax(logits, temperature, hard, dim, mask, source, generator);
@@ -60,7 +65,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("gumbel_max", [](const at::Tensor& logits, const py::handle& temperature, std::int64_t dim,
                          std::optional<std::int64_t> num_samples, const OptionalTensor& mask, const py::handle& seed,
                          const OptionalGenerator& generator) {
-    const auto divisor = to_temperature(temperature);
+    const auto divisor = to_temperature("temperature", temperature);
     const auto source = to_seed(seed);
     const py::gil_scoped_release release;
     return gumbel_ext::gumbel_max(logits, divisor, dim, num_samples, mask, source, generator);

@@ -1,0 +1,219 @@
+// Tensors of any strides in and out of buffers whose rows lie one after the other.
+#pragma once
+
+#include "convert.h"
+
+namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
+
+template <typename T>
+GUMBEL_EXT_INLINE T* element(const Rows& rows, std::int64_t row, std::int64_t cls) {
+  return static_cast<T*>(rows.data) + rows.offset(row) + cls * rows.class_stride;
+}
+
+// Whether the classes of a row, and one row after the other, lie side by side.
+GUMBEL_EXT_INLINE bool is_dense(const Rows& rows, std::int64_t classes) {
+  return rows.class_stride == 1 && (rows.ndim == 0 || (rows.ndim == 1 && rows.stride[0] == classes));
+}
+
+// How many of the rows [first, first + rows), at most `limit`, follow each other in memory while their
+// classes lie apart (as along dim 1 of an image).
+GUMBEL_EXT_INLINE std::int64_t neighbours(const Rows& tensor, std::int64_t first, std::int64_t rows,
+                                          std::int64_t limit) {
+  if (tensor.class_stride == 1 || tensor.ndim == 0 || tensor.stride[tensor.ndim - 1] != 1) return 1;
+  const std::int64_t size = tensor.size[tensor.ndim - 1], left = size - first % size;
+  const std::int64_t run = rows < left ? rows : left;
+  return run < limit ? run : limit;
+}
+
+// block[i][j] becomes block[j][i].
+template <typename C>
+GUMBEL_EXT_INLINE void transpose(Vec<C> (&block)[kLanes<C>]) {
+  constexpr int kCount = kLanes<C>;
+#if defined(__AVX512F__)
+  for (int width = 1; width < kCount; width *= 2) {  // interleaving the halves log2(kCount) times
+    Vec<C> next[kCount];
+    for (int i = 0; i < kCount / 2; ++i) {
+      const Vec<C> a = block[i], b = block[i + kCount / 2];
+      if constexpr (sizeof(C) == 4) {
+        const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        next[2 * i] = (Vec<C>)_mm512_permutex2var_ps((__m512)a, low, (__m512)b);
+        next[2 * i + 1] = (Vec<C>)_mm512_permutex2var_ps((__m512)a, high, (__m512)b);
+      } else {
+        const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+        const __m512i high = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+        next[2 * i] = (Vec<C>)_mm512_permutex2var_pd((__m512d)a, low, (__m512d)b);
+        next[2 * i + 1] = (Vec<C>)_mm512_permutex2var_pd((__m512d)a, high, (__m512d)b);
+      }
+    }
+    for (int i = 0; i < kCount; ++i) block[i] = next[i];
+  }
+#else
+  C in[kCount][kCount], out[kCount][kCount];
+  __builtin_memcpy(in, block, sizeof in);
+  for (int i = 0; i < kCount; ++i)
+    for (int j = 0; j < kCount; ++j) out[j][i] = in[i][j];
+  __builtin_memcpy(block, out, sizeof out);
+#endif
+}
+
+// The first n of a vector's lanes from, and to, elements of T.
+template <typename T>
+GUMBEL_EXT_INLINE Vec<Compute<T>> widen_lanes(const T* in, std::int64_t n) {
+  using C = Compute<T>;
+  if constexpr (std::is_same_v<T, C>) return n == kLanes<C> ? load(in) : load_first(in, n);
+  C lanes[kLanes<C>] = {};
+  if (n == kLanes<C>)
+    widen_row<T>(lanes, in, kLanes<C>);
+  else
+    widen_row<T>(lanes, in, n);
+  return load(lanes);
+}
+template <typename T>
+GUMBEL_EXT_INLINE void narrow_lanes(T* out, Vec<Compute<T>> v, std::int64_t n) {
+  using C = Compute<T>;
+  if constexpr (std::is_same_v<T, C>) {
+    if (n == kLanes<C>)
+      store(out, v);
+    else
+      store_first(out, v, n);
+  } else {
+    C lanes[kLanes<C>];
+    store(lanes, v);
+    if (n == kLanes<C>)
+      narrow_row<T>(out, lanes, kLanes<C>);
+    else
+      narrow_row<T>(out, lanes, n);
+  }
+}
+
+// `run` neighbouring rows, at most a vector of them, to rows of a buffer and back. Whole vectors of classes
+// are touched in the buffer.
+template <typename T>
+GUMBEL_EXT_INLINE void gather_neighbours(Compute<T>* out, std::int64_t out_stride, const T* in,
+                                         std::int64_t class_stride, std::int64_t run, std::int64_t n) {
+  using C = Compute<T>;
+  for (std::int64_t k = 0; k < n; k += kLanes<C>) {
+    Vec<C> block[kLanes<C>] = {};
+    for (int i = 0; i < kLanes<C>; ++i)
+      if (k + i < n) block[i] = widen_lanes<T>(in + (k + i) * class_stride, run);
+    transpose<C>(block);
+    for (int j = 0; j < kLanes<C>; ++j)
+      if (j < run) store(out + j * out_stride + k, block[j]);
+  }
+}
+template <typename T>
+GUMBEL_EXT_INLINE void scatter_neighbours(T* out, std::int64_t class_stride, const Compute<T>* in,
+                                          std::int64_t in_stride, std::int64_t run, std::int64_t n) {
+  using C = Compute<T>;
+  for (std::int64_t k = 0; k < n; k += kLanes<C>) {
+    Vec<C> block[kLanes<C>] = {};
+    for (int j = 0; j < kLanes<C>; ++j)
+      if (j < run) block[j] = load(in + j * in_stride + k);
+    transpose<C>(block);
+    for (int i = 0; i < kLanes<C>; ++i)
+      if (k + i < n) narrow_lanes<T>(out + (k + i) * class_stride, block[i], run);
+  }
+}
+
+// Rows [first, first + rows) x classes [begin, begin + n) as rows of C: pointers into the tensor itself
+// where it holds them so, else into `staged`.
+template <typename T>
+GUMBEL_EXT_INLINE void stage_rows(const Compute<T>** row_pointers, Compute<T>* staged, const Rows& in,
+                                  std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t n) {
+  using C = Compute<T>;
+  const bool direct = std::is_same_v<T, C> && in.class_stride == 1;
+  const bool dense = !direct && rows > 1 && is_dense(in, n);
+  const std::int64_t stride = dense ? n : padded<C>(n);
+  if (dense) widen_row<T>(staged, element<T>(in, first, begin), rows * n);  // short rows: one run of them all
+  for (std::int64_t r = 0; r < rows; ++r)
+    row_pointers[r] = direct ? reinterpret_cast<const C*>(element<T>(in, first + r, begin)) : staged + r * stride;
+  if (direct || dense) return;
+  for (std::int64_t r = 0, run = 0; r < rows; r += run) {
+    const T* row = element<T>(in, first + r, begin);
+    C* out = staged + r * stride;
+    run = neighbours(in, first + r, rows - r, kLanes<C>);
+    if (run > 1)
+      gather_neighbours<T>(out, stride, row, in.class_stride, run, n);
+    else if (in.class_stride == 1)
+      widen_row<T>(out, row, n);
+    else
+      for (std::int64_t k = 0; k < n; ++k) out[k] = widen(row[k * in.class_stride]);
+  }
+}
+
+// Where the results for rows [first, first + rows) x classes [begin, begin + n) go: row(r) takes exactly n
+// values of C, in the tensor itself where it can hold them so, else in `scratch` until finish().
+template <typename T>
+class RowSink {
+  using C = Compute<T>;
+
+ public:
+  GUMBEL_EXT_INLINE RowSink(const Rows& out, std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t n,
+                            C* scratch)
+      : out_(out),
+        first_(first),
+        rows_(rows),
+        begin_(begin),
+        n_(n),
+        scratch_(scratch),
+        direct_(std::is_same_v<T, C> && out.class_stride == 1),
+        dense_(rows > 1 && is_dense(out, n)),
+        stride_(dense_ ? n : padded<C>(n)) {
+  }
+
+  GUMBEL_EXT_INLINE C* row(std::int64_t r) const {
+    if (direct_) return reinterpret_cast<C*>(element<T>(out_, first_ + r, begin_));
+    return scratch_ + r * stride_;
+  }
+
+  GUMBEL_EXT_INLINE void finish() const {
+    if (direct_) return;
+    if (dense_) {
+      narrow_row<T>(element<T>(out_, first_, begin_), scratch_, rows_ * n_);
+      return;
+    }
+    for (std::int64_t r = 0, run = 0; r < rows_; r += run) {
+      T* target = element<T>(out_, first_ + r, begin_);
+      run = neighbours(out_, first_ + r, rows_ - r, kLanes<C>);
+      if (run > 1)
+        scatter_neighbours<T>(target, out_.class_stride, row(r), stride_, run, n_);
+      else if (out_.class_stride == 1)
+        narrow_row<T>(target, row(r), n_);
+      else
+        for (std::int64_t k = 0; k < n_; ++k) narrow(row(r)[k], target[k * out_.class_stride]);
+    }
+  }
+
+ private:
+  const Rows& out_;
+  std::int64_t first_, rows_, begin_, n_;
+  C* scratch_;
+  bool direct_, dense_;
+  std::int64_t stride_;
+};
+
+// Classes [begin, begin + n) of rows [first, first + rows): hot[r] holds 1, the others filler[r]. `hot` counts
+// from `begin`; a class outside the range is none.
+template <typename T>
+GUMBEL_EXT_INLINE void write_hot_rows(const Rows& out, std::int64_t first, std::int64_t rows, std::int64_t begin,
+                                      std::int64_t n, const std::int64_t* hot, const Compute<T>* filler) {
+  using C = Compute<T>;
+  T one;
+  narrow(C(1), one);
+  for (std::int64_t r = 0, run = 0; r < rows; r += run) {
+    T fillers[kLanes<C>], *target = element<T>(out, first + r, begin);
+    run = neighbours(out, first + r, rows - r, kLanes<C>);
+    for (std::int64_t j = 0; j < run; ++j) narrow(filler[r + j], fillers[j]);
+    if (out.class_stride == 1) {
+      for (std::int64_t k = 0; k < n; ++k) target[k] = fillers[0];
+    } else {
+      for (std::int64_t k = 0; k < n; ++k)
+        for (std::int64_t j = 0; j < run; ++j) target[k * out.class_stride + j] = fillers[j];
+    }
+    for (std::int64_t j = 0; j < run; ++j)
+      if (hot[r + j] >= 0 && hot[r + j] < n) target[hot[r + j] * out.class_stride + j] = one;
+  }
+}
+
+}  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

@@ -1,0 +1,84 @@
+"""The operations as nodes of torch's graph: what is kept, freed, noticed, computed and transformed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_gradients import HARD, OPERATIONS, RELAXED, TAUS, logits
+
+import gumbel_ext
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_graph_is_kept_and_freed_as_any(name: str) -> None:
+    """retain_graph allows a second pass with the same result; without it there is none."""
+    x = logits(4, 6)
+    y, weight = OPERATIONS[name](x), torch.randn(4, 6, dtype=torch.float64)
+    first = torch.autograd.grad(y, x, weight, retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(y, x, weight)[0], first)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(y, x, weight)
+
+
+@pytest.mark.parametrize("name", RELAXED)
+def test_output_changed_in_place_is_noticed(name: str) -> None:
+    """The output is what backward keeps: changing it is an error, not a wrong gradient."""
+    y = OPERATIONS[name](logits(4, 6))
+    y.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_one_hot_may_be_changed_in_place(name: str) -> None:
+    """As in torch's composition, backward does not need the one-hot."""
+    x, weight = logits(4, 6), torch.randn(4, 6, dtype=torch.float64)
+    expected = torch.autograd.grad(OPERATIONS[name](x), x, 2 * weight)[0]
+    assert torch.equal(torch.autograd.grad(OPERATIONS[name](x).mul_(2), x, weight)[0], expected)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("tau", ["number", "rows"])
+def test_memory_kept_for_backward(name: str, tau: str) -> None:
+    """Relaxed: the output alone. One-hot: one tensor of the logits' size. And tau, where it is one."""
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = OPERATIONS[name](logits(4, 5), TAUS[tau])
+    large = [t for t in kept if t.numel() == y.numel()]
+    assert len(large) == 1 and len(kept) == 1 + (tau == "rows")
+    assert (large[0].data_ptr() == y.data_ptr()) == (name in RELAXED)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_only_what_is_asked_for_is_computed(name: str) -> None:
+    """tau alone, logits alone, neither; and under no_grad nothing is recorded."""
+    x, tau, op = logits(4, 5), torch.tensor(0.8, dtype=torch.float64, requires_grad=True), OPERATIONS[name]
+    both = torch.autograd.grad(op(x, tau)[0, 0], (x, tau))
+    assert torch.equal(torch.autograd.grad(op(x.detach(), tau)[0, 0], tau)[0], both[1])
+    assert torch.equal(torch.autograd.grad(op(x, tau.detach())[0, 0], x)[0], both[0])
+    assert torch.equal(torch.autograd.grad(op(x, tau)[0, 0], tau)[0], both[1])
+    assert not op(x.detach(), tau.detach()).requires_grad
+    with torch.no_grad():
+        assert not op(x, tau).requires_grad
+    assert not gumbel_ext.gumbel_max(x).requires_grad
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_function_transforms(name: str) -> None:
+    """torch.func's grad, jacrev, hessian-vector products and vmap agree with autograd and with loops."""
+    x, weight, op = logits(4, 6).detach(), torch.randn(4, 6, dtype=torch.float64), OPERATIONS[name]
+    leaf = x.clone().requires_grad_()
+    expected = torch.autograd.grad(op(leaf, 0.7), leaf, weight)[0]
+    torch.testing.assert_close(torch.func.grad(lambda a: (op(a, 0.7) * weight).sum())(x), expected)
+    torch.testing.assert_close(torch.func.vjp(lambda a: op(a, 0.7), x)[1](weight)[0], expected)
+    loop = torch.stack([op(row, 0.7) for row in x])
+    torch.testing.assert_close(torch.func.vmap(lambda row: op(row, 0.7), randomness="same")(x), loop)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0,), (2, 0, 3)], ids=str)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_gradient_of_nothing(name: str, shape: tuple[int, ...]) -> None:
+    """Empty batches and classes have empty gradients, and tau's is zero."""
+    x, tau = logits(*shape), torch.tensor(1.0, requires_grad=True)
+    OPERATIONS[name](x, tau).sum().backward()
+    assert x.grad.shape == shape and tau.grad.item() == 0
