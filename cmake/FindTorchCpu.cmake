@@ -1,16 +1,27 @@
 # The CPU side of a torch installation, without the CUDA toolkit that TorchConfig.cmake asks for where torch
-# is a CUDA build: a CPU build of ours serves both.
+# is a CUDA build: a CPU build of ours serves both. It stands beside find_package(Torch) in one project.
 #
 # Input: CMAKE_PREFIX_PATH, with what `torch.utils.cmake_prefix_path` prints or where LibTorch was unzipped;
-# or Torch_DIR. Output: the target torch_cpu_library, Torch_VERSION, TORCH_INSTALL_PREFIX, TORCH_HAS_CUDA.
+# or Torch_DIR. Output: the target TorchCpu::TorchCpu, Torch_VERSION, TORCH_INSTALL_PREFIX, TORCH_HAS_CUDA, and
+# TORCH_OPENMP_LIBRARY, empty where torch brings none.
 
-find_path(Torch_DIR TorchConfig.cmake PATH_SUFFIXES Torch share/cmake/Torch)
+find_path(Torch_DIR TorchConfig.cmake PATH_SUFFIXES Torch share/cmake/Torch PATHS ${TorchCpu_FALLBACK_PATHS})
 if(Torch_DIR)
   get_filename_component(TORCH_INSTALL_PREFIX "${Torch_DIR}/../../.." ABSOLUTE)
-  file(STRINGS "${Torch_DIR}/TorchConfigVersion.cmake" _version_line REGEX "set\\(PACKAGE_VERSION " LIMIT_COUNT 1)
+  set(_version_line "")
+  if(EXISTS "${Torch_DIR}/TorchConfigVersion.cmake")
+    file(STRINGS "${Torch_DIR}/TorchConfigVersion.cmake" _version_line REGEX "set\\(PACKAGE_VERSION " LIMIT_COUNT 1)
+  endif()
   string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" Torch_VERSION "${_version_line}")
+  # Not from the cache: they belong to the Torch_DIR of this run.
+  unset(TORCH_CPU_LIBRARY CACHE)
+  unset(C10_LIBRARY CACHE)
   find_library(TORCH_CPU_LIBRARY torch_cpu PATHS "${TORCH_INSTALL_PREFIX}/lib" NO_DEFAULT_PATH)
   find_library(C10_LIBRARY c10 PATHS "${TORCH_INSTALL_PREFIX}/lib" NO_DEFAULT_PATH)
+  set(TORCH_OPENMP_LIBRARY "${TORCH_INSTALL_PREFIX}/lib/libgomp.so.1")
+  if(NOT EXISTS "${TORCH_OPENMP_LIBRARY}")
+    set(TORCH_OPENMP_LIBRARY "")
+  endif()
   if(EXISTS "${TORCH_INSTALL_PREFIX}/lib/libtorch_cuda.so")
     set(TORCH_HAS_CUDA ON)
   else()
@@ -23,9 +34,15 @@ find_package_handle_standard_args(TorchCpu
   REQUIRED_VARS Torch_DIR TORCH_CPU_LIBRARY C10_LIBRARY Torch_VERSION VERSION_VAR Torch_VERSION
   REASON_FAILURE_MESSAGE "set CMAKE_PREFIX_PATH to Python's torch.utils.cmake_prefix_path, or to where LibTorch was unzipped")
 
-if(TorchCpu_FOUND AND NOT TARGET torch_cpu_library)
-  add_library(torch_cpu_library INTERFACE)
-  target_include_directories(torch_cpu_library SYSTEM INTERFACE
+if(TorchCpu_FOUND AND NOT TARGET TorchCpu::TorchCpu)
+  add_library(TorchCpu::TorchCpu INTERFACE IMPORTED GLOBAL)
+  target_include_directories(TorchCpu::TorchCpu SYSTEM INTERFACE
     "${TORCH_INSTALL_PREFIX}/include" "${TORCH_INSTALL_PREFIX}/include/torch/csrc/api/include")
-  target_link_libraries(torch_cpu_library INTERFACE "${TORCH_CPU_LIBRARY}" "${C10_LIBRARY}")
+  target_link_libraries(TorchCpu::TorchCpu INTERFACE "${TORCH_CPU_LIBRARY}" "${C10_LIBRARY}")
+  # Torch's own OpenMP runtime, where it brings one, so that a program needs none from its system and has one
+  # alone. As an option and not as a library, lest CMake warn of the other libgomp in projects that use OpenMP.
+  if(TORCH_OPENMP_LIBRARY)
+    target_link_options(TorchCpu::TorchCpu INTERFACE
+      "LINKER:--push-state,--no-as-needed,${TORCH_OPENMP_LIBRARY},--pop-state")
+  endif()
 endif()

@@ -93,8 +93,8 @@ Tensor index_cpu(const Tensor& logits, const OptionalTensor& mask, double temper
   const bool noise = temperature_rows.has_value() || temperature != 0;
   const Inputs inputs({logits, mask, temperature, temperature_rows, seed, row_seeds, generator, dim}, noise,
                       "temperature", true);
-  const auto shape = C10_AS_INTARRAYREF_SLOW(check_index_shape(logits, inputs.dim, num_samples));
-  Tensor out = at::empty(shape, logits.options().dtype(at::kLong));
+  const auto shape = check_index_shape(logits, inputs.dim, num_samples);
+  Tensor out = at::empty(C10_AS_INTARRAYREF_SLOW(shape), logits.options().dtype(at::kLong));
   const std::int64_t draws = num_samples.has_value() ? num_samples->expect_int() : 1;
   run_index(kernels_for(logits.scalar_type()), {inputs.scores, inputs.tau, draws},
             out.mutable_data_ptr<std::int64_t>());

@@ -1,0 +1,105 @@
+// The sample server's readers: every malformed frame is named by its position, and the next one is read.
+#include <cstring>
+#include <limits>
+#include <sstream>
+
+#include "../../examples/cpp/sample_server/frame.h"
+#include "check.h"
+
+namespace {
+
+template <typename... Values>
+std::string bytes(Values... values) {
+  std::string result;
+  const auto append = [&](auto value) {
+    char raw[sizeof value];
+    std::memcpy(raw, &value, sizeof value);
+    result.append(raw, sizeof value);
+  };
+  (append(values), ...);
+  return result;
+}
+
+std::string header(std::uint32_t rows, std::uint32_t classes, std::uint32_t size) {
+  return "GMBL" + bytes(rows, classes, size);
+}
+
+// One row of two classes: 16 + 20 bytes.
+std::string good(std::int64_t seed = 7) {
+  return header(1, 2, 20) + bytes(seed, 1.0f, 0.5f, -0.5f);
+}
+
+std::vector<Frame> read(const std::string& input, bool text = false) {
+  std::istringstream stream(input);
+  const auto reader = text ? read_text(stream) : read_binary(stream);
+  std::vector<Frame> frames;
+  while (auto frame = reader->next()) frames.push_back(std::move(*frame));
+  return frames;
+}
+
+// `bad` between two good frames: one frame with an error at byte 36 that names `reason`; the next one is read.
+void spoils_itself_alone(const std::string& bad, const std::string& reason) {
+  const auto frames = read(good() + bad + good(8));
+  EXPECT(frames.size() == 3);
+  if (frames.size() != 3) return;
+  EXPECT(frames[1].position == "byte 36");
+  EXPECT(frames[1].error.find(reason) != std::string::npos);
+  EXPECT(frames[2].error.empty() && frames[2].seeds == std::vector<std::int64_t>{8});
+  EXPECT(frames[2].position == "byte " + std::to_string(36 + bad.size()));
+}
+
+void binary() {
+  EXPECT(read("").empty());
+  const auto frames = read(good());
+  EXPECT(frames.size() == 1 && frames[0].error.empty() && frames[0].position == "byte 0");
+  EXPECT(frames[0].rows() == 1 && frames[0].classes == 2 && frames[0].logits == std::vector<float>({0.5f, -0.5f}));
+
+  spoils_itself_alone("x", "skipped 1 bytes");
+  spoils_itself_alone("GMBGMBX and more", "skipped 16 bytes");
+  spoils_itself_alone(header(0, 2, 0), "got 0 rows");
+  spoils_itself_alone(header(1, 0, 12), "0 classes");
+  spoils_itself_alone(header(1, 2, 21) + std::string(20, 'x'), "21 bytes");
+  spoils_itself_alone(header(0xffffffff, 0xffffffff, 20) + std::string(20, 'x'), "4294967295 rows");
+  spoils_itself_alone(header(65536, 2048, 65536u * 8204u), "rows * (12 + 4 * classes)");
+
+  for (std::size_t size = 1; size < good().size(); ++size) {
+    const auto cut = read(good() + good().substr(0, size));
+    EXPECT(cut.size() == 2 && !cut[1].error.empty() && cut[1].position == "byte 36");
+  }
+}
+
+void values() {
+  const auto error = [](float temperature, float first, float second) {
+    return check_values(read(header(1, 2, 20) + bytes(std::int64_t(1), temperature, first, second)).at(0));
+  };
+  const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  EXPECT(error(0, 1, -infinity).empty());
+  EXPECT(error(-1, 1, 1).find("row 0: expected a finite temperature") == 0);
+  EXPECT(error(nan, 1, 1).find("row 0: expected a finite temperature") == 0);
+  EXPECT(error(infinity, 1, 1).find("row 0: expected a finite temperature") == 0);
+  EXPECT(error(1, 1, nan).find("class 1, got nan") != std::string::npos);
+  EXPECT(error(1, infinity, 1).find("class 0, got inf") != std::string::npos);
+  EXPECT(error(1, -infinity, -infinity).find("above -infinity") != std::string::npos);
+}
+
+void text() {
+  const auto frames = read("7 1 0.5 -0.5\n\n1\t2 3 \r\n1 2\n1 2 x3\n99999999999999999999 1 1\n-1 0 -inf 4", true);
+  EXPECT(frames.size() == 7);
+  const std::vector<bool> malformed = {false, true, false, true, true, true, false};
+  for (std::size_t i = 0; i < frames.size(); ++i) {
+    EXPECT(frames[i].error.empty() != malformed[i]);
+    EXPECT(frames[i].position == "line " + std::to_string(i + 1));
+  }
+  EXPECT(frames[6].seeds == std::vector<std::int64_t>{-1} && frames[6].logits.size() == 2);
+  const auto long_line = read("1 1 " + std::string(1 << 25, '1') + "\n1 1 1\n", true);
+  EXPECT(long_line.size() == 2 && !long_line[0].error.empty() && long_line[1].error.empty());
+}
+
+}  // namespace
+
+int main() {
+  binary();
+  values();
+  text();
+  return failures != 0;
+}

@@ -1,0 +1,12 @@
+// A program that names nothing of ours, as one that loads TorchScript: the linker must keep the library.
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include "check.h"
+
+int main() {
+  for (const char* name : {"softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise"}) {
+    const auto op = c10::Dispatcher::singleton().findSchema({"gumbel_ext::" + std::string(name), ""});
+    EXPECT(op.has_value());
+  }
+  return failures != 0;
+}
