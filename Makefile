@@ -36,8 +36,8 @@ $(STAMP)-torch:
 	touch $@
 
 $(STAMP)-built: $(STAMP)-torch $(SOURCES)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --no-build-isolation ".[demo,test]"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --no-build-isolation -e ".[demo,test]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist *.egg-info
+	rm -rf $(VENV) $(OUT) build dist *.egg-info gumbel_ext/lib gumbel_ext/include gumbel_ext/*.so

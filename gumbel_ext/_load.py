@@ -17,7 +17,13 @@ def _release(version: str) -> tuple[str, ...]:
 
 
 def load() -> ModuleType:
-    built_for = (PACKAGE / "lib" / "torch_version.txt").read_text().strip()
+    record = PACKAGE / "lib" / "torch_version.txt"
+    if not record.exists():
+        raise ImportError(
+            f"gumbel_ext is not built in {PACKAGE}, which Python found first: if that is its source, build it there "
+            "with `pip install --no-build-isolation -e .`, or start Python in another folder"
+        )
+    built_for = record.read_text().strip()
     if _release(built_for) != _release(torch.__version__):
         raise ImportError(
             f"gumbel_ext was built for torch {built_for} and cannot be loaded by torch {torch.__version__}: "

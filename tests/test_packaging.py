@@ -1,0 +1,124 @@
+"""What pip makes of the source: an sdist, a wheel of it with library, header and package config; and what an import
+says when the wheel does not fit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+import gumbel_ext
+
+ROOT = Path(__file__).resolve().parent.parent
+# As after `activate`: the build's cmake and ninja are those beside this Python.
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def run(*command: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    words = [str(word) for word in command]
+    return subprocess.run(words, cwd=cwd, env=ENVIRONMENT | variables, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist, unpacked."""
+    folder = tmp_path_factory.mktemp("sdist")
+    code = f"from setuptools import build_meta; print(build_meta.build_sdist({str(folder)!r}))"
+    done = run(sys.executable, "-c", code, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return next(path for path in folder.iterdir() if path.is_dir())
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the sdist."""
+    folder = tmp_path_factory.mktemp("wheel")
+    done = run(
+        sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", folder, sdist, cwd=folder
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="session")
+def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def import_from(folder: Path) -> subprocess.CompletedProcess[str]:
+    code = "import gumbel_ext, torch; print(gumbel_ext.__file__, gumbel_ext.gumbel_max(torch.zeros(2, 9), seed=3))"
+    return run(sys.executable, "-c", code, cwd=folder, PYTHONPATH=str(folder))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gumbel_ext/lib/libgumbel_ext.so",
+        "gumbel_ext/include/gumbel_ext/gumbel_ext.h",
+        "gumbel_ext/py.typed",
+        "gumbel_ext/_C.pyi",
+        "gumbel_ext/version.txt",
+    ],
+)
+def test_wheel_carries(wheel: Path, name: str) -> None:
+    assert name in zipfile.ZipFile(wheel).namelist()
+
+
+def test_wheel_carries_the_package_config(wheel: Path) -> None:
+    assert any(name.endswith("gumbel_extConfig.cmake") for name in zipfile.ZipFile(wheel).namelist())
+
+
+def test_wheel_works_anywhere(unpacked: Path) -> None:
+    """The wheel's own library is the one that loads, and it samples as this one does."""
+    done = import_from(unpacked)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        str(unpacked / "gumbel_ext" / "__init__.py"),
+        *str(gumbel_ext.gumbel_max(torch.zeros(2, 9), seed=3)).split(),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("built_for", "sentence"),
+    [("1.2.3", f"built for torch 1.2.3 and cannot be loaded by torch {torch.__version__}"), (None, "is not built in")],
+)
+def test_import_that_cannot_work_says_why(
+    unpacked: Path, tmp_path: Path, built_for: str | None, sentence: str
+) -> None:
+    shutil.copytree(unpacked / "gumbel_ext", tmp_path / "gumbel_ext")
+    record = tmp_path / "gumbel_ext" / "lib" / "torch_version.txt"
+    record.unlink()
+    if built_for:
+        record.write_text(built_for)
+    done = import_from(tmp_path)
+    assert done.returncode != 0
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "pip install --no-build-isolation" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("variables", [{"FORCE_CUDA": "1"}, {"FORCE_CUDA": "1", "FORCE_CPU": "1"}])
+def test_cuda_that_cannot_be_had_fails_loudly(sdist: Path, tmp_path: Path, variables: dict[str, str]) -> None:
+    copy = tmp_path / "source"
+    shutil.copytree(sdist, copy)
+    done = run(sys.executable, "setup.py", "build_ext", cwd=copy, **variables)
+    assert done.returncode != 0
+    assert "FORCE_CUDA=1" in done.stdout + done.stderr
+
+
+def test_one_version() -> None:
+    assert gumbel_ext.__version__ == gumbel_ext.build_info()["version"] == version("gumbel-ext")
