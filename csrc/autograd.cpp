@@ -51,6 +51,7 @@ struct SoftmaxBackward : public torch::autograd::Node {
     return "GumbelExtSoftmaxBackward";
   }
   void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
     relaxed.reset_data();
     tau_rows.reset_data();
   }
@@ -66,6 +67,7 @@ struct SoftmaxBackward : public torch::autograd::Node {
 };
 
 variable_list SoftmaxBackward::apply(variable_list&& grads) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   Tensor grad;
   for (const Tensor& part : grads)
     if (part.defined()) grad = grad.defined() ? grad + part : part;
@@ -83,6 +85,7 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
     if (need_tau) grad_tau = -(grad_logits * safe_log(p)).sum(dim, /*keepdim=*/true);
     return {need_logits ? grad_logits : Tensor(), need_tau ? reduce_to(grad_tau, rows) : Tensor()};
   }
+  const at::AutoDispatchBelowADInplaceOrView guard;  // nothing here is differentiated
   const OptionalTensor optional_rows = rows.defined() ? OptionalTensor(rows) : OptionalTensor();
   if (need_logits && take_relaxed(p)) {
     grad_tau = backward_in_place_operator().call(grad, p, tau, optional_rows, dim, need_tau);

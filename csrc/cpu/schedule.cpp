@@ -12,8 +12,8 @@
 namespace gumbel_ext::cpu {
 namespace {
 
-constexpr std::int64_t kGrainClasses = 16384;  // less work than this stays on one thread
-constexpr std::int64_t kDrawsPerTask = 64;     // draws that share one pass over the logits
+constexpr std::int64_t kGrainClasses = 8192;  // less work than this stays on one thread
+constexpr std::int64_t kDrawsPerTask = 64;    // draws that share one pass over the logits
 
 // Working memory that a thread keeps from call to call: small, and the same for all shapes alike.
 Workspace thread_workspace(std::int64_t bytes) {
@@ -40,6 +40,11 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) {
 bool share_out_tiles(const Shape& shape, std::int64_t tasks) {
   const std::int64_t threads = at::get_num_threads();
   return threads > 1 && shape.tiles() >= 4 * threads && tasks < 4 * threads && tasks % threads != 0;
+}
+
+// A group's work; short rows cost as much as a vector.
+std::int64_t group_classes(const Shape& shape) {
+  return shape.group_rows * std::max<std::int64_t>(shape.classes, 16);
 }
 
 GroupState group_of(const Shape& shape, std::int64_t group) {
@@ -78,7 +83,7 @@ void run(const ElementKernels& kernels, const Shape& shape, std::int64_t buffere
   if (shape.rows == 0 || shape.classes == 0) return;
   const std::int64_t bytes = kernels.workspace_bytes(shape);
   const std::int64_t groups = divide_up(shape.rows, shape.group_rows), tiles = shape.tiles();
-  const std::int64_t group_grain = std::max<std::int64_t>(1, kGrainClasses / (shape.group_rows * shape.classes));
+  const std::int64_t group_grain = std::max<std::int64_t>(1, kGrainClasses / group_classes(shape));
 
   if (!share_out_tiles(shape, groups)) {
     at::parallel_for(0, groups, group_grain, [&](std::int64_t begin, std::int64_t end) {
@@ -162,7 +167,7 @@ void for_each_index_task(const IndexJob& job, Visit visit) {
   const Shape& shape = job.scores.shape;
   if (shape.rows == 0 || shape.classes == 0 || job.draws == 0) return;
   const std::int64_t groups = divide_up(shape.rows, shape.group_rows), blocks = divide_up(job.draws, kDrawsPerTask);
-  const std::int64_t classes = shape.group_rows * shape.classes * std::min(job.draws, kDrawsPerTask);
+  const std::int64_t classes = group_classes(shape) * std::min(job.draws, kDrawsPerTask);
   const auto serve = [&](std::int64_t begin, std::int64_t end) {
     std::vector<Best> best;
     for (std::int64_t task = begin; task < end; ++task) {
