@@ -83,11 +83,7 @@ class Problem:
         if case.tau_per_row:
             rows = list(case.shape)
             rows[case.dim] = 1
-            tau = (
-                torch.rand(rows, generator=generator, device=device)
-                .add_(0.3)
-                .requires_grad_(case.differentiates)
-            )
+            tau = torch.rand(rows, generator=generator, device=device).add_(0.3).requires_grad_(case.differentiates)
         return cls(case, logits.mul_(2).requires_grad_(case.differentiates), upstream, mask, tau)
 
 
@@ -125,9 +121,7 @@ def _training() -> list[Case]:
     for shape in (LARGE[0], LARGE[1], (65536, 32), (1, 10)):
         rows.append(Case(f"relaxed {_size(shape)}", "relaxed", shape, TRAIN, chart=shape == LARGE[0]))
     image = (64, 512, 32, 32)
-    rows.append(
-        Case(f"hard dim=1 {_size(image)}", "hard", image, {"eager": 15.0, "compile": 1.0}, dim=1, chart=True)
-    )
+    rows.append(Case(f"hard dim=1 {_size(image)}", "hard", image, {"eager": 15.0, "compile": 1.0}, dim=1, chart=True))
     return rows
 
 
@@ -173,9 +167,7 @@ def _noiseless() -> list[Case]:
     for work, goal in (("softmax", 1.2), ("straight_through", 3.0)):
         for shape in (*LARGE, (65536, 32), (1024, 10), (1, 10)):
             first = shape == LARGE[0]
-            rows.append(
-                Case(f"{work} {_size(shape)}", work, shape, PLAIN | {"eager": goal}, quick=first, chart=first)
-            )
+            rows.append(Case(f"{work} {_size(shape)}", work, shape, PLAIN | {"eager": goal}, quick=first, chart=first))
     return rows
 
 

@@ -52,12 +52,8 @@ def _one_hot(sample: Tensor, dim: int) -> None:
     """Rows of one 1 and zeros; the detach trick is allowed its rounding."""
     half = sample.dtype in (torch.float16, torch.bfloat16)
     slack = 2e-2 if half else 1e-5
-    _require(
-        (sample.float().sum(dim) - 1).abs().max() <= (1.0 if half else 1e-2), "one-hot rows do not sum to 1"
-    )
-    _require(
-        torch.minimum(sample.abs(), (sample - 1).abs()).max() <= slack, "one-hot entries are not 0 and 1"
-    )
+    _require((sample.float().sum(dim) - 1).abs().max() <= (1.0 if half else 1e-2), "one-hot rows do not sum to 1")
+    _require(torch.minimum(sample.abs(), (sample - 1).abs()).max() <= slack, "one-hot entries are not 0 and 1")
 
 
 def check_ours(problem: Problem) -> None:
@@ -67,9 +63,7 @@ def check_ours(problem: Problem) -> None:
     best = scores.amax(case.dim, keepdim=True)
     if case.work == "index":
         index = gumbel_ext.gumbel_max(x, dim=case.dim, mask=problem.mask, seed=SEED)
-        _require(
-            (scores.gather(case.dim, index.unsqueeze(case.dim)) == best).all(), "an index is not the argmax"
-        )
+        _require((scores.gather(case.dim, index.unsqueeze(case.dim)) == best).all(), "an index is not the argmax")
         return
     options = {"dim": case.dim, "mask": problem.mask}
     if WORKS[case.work]:
@@ -81,9 +75,7 @@ def check_ours(problem: Problem) -> None:
     tau64 = tau.detach().double().requires_grad_(case.differentiates) if isinstance(tau, Tensor) else tau
     p = torch.softmax(scores / tau64, dim=case.dim)
     if case.work in ("hard", "straight_through"):
-        _require(
-            ((y == 0) | (y == 1)).all() and (y.sum(case.dim, dtype=torch.float32) == 1).all(), "not one-hot"
-        )
+        _require(((y == 0) | (y == 1)).all() and (y.sum(case.dim, dtype=torch.float32) == 1).all(), "not one-hot")
         _require((scores.gather(case.dim, y.argmax(case.dim, keepdim=True)) == best).all(), "not the argmax")
     else:
         _close(y.detach(), p.detach(), TOLERANCE[case.dtype], "sample")
@@ -108,9 +100,7 @@ def check_peer(problem: Problem, outcome: Outcome) -> None:
     sample, half = sample.detach(), sample.element_size() == 2
     if case.work == "index":
         rows = problem.logits.detach().movedim(case.dim, -1).shape[:-1]
-        _require(
-            sample.shape == rows + ((case.num_samples,) if case.num_samples else ()), "shape of the indices"
-        )
+        _require(sample.shape == rows + ((case.num_samples,) if case.num_samples else ()), "shape of the indices")
         _require((sample >= 0).all() and (sample < case.shape[case.dim]).all(), "an index is out of range")
     else:
         _require(sample.shape == problem.logits.shape, f"shape {tuple(sample.shape)}")

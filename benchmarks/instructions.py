@@ -98,9 +98,7 @@ def count() -> dict[str, float]:
             f"--dump-before={BORDER}",
         ]
         command += [sys.executable, "-m", "benchmarks.instructions", "--child"]
-        done = subprocess.run(
-            command, cwd=HERE.parent, env=os.environ | surroundings, capture_output=True, text=True
-        )
+        done = subprocess.run(command, cwd=HERE.parent, env=os.environ | surroundings, capture_output=True, text=True)
         if done.returncode != 0:
             sys.exit(f"valgrind failed:\n{done.stderr[-2000:]}")
         # Dump 1 ends before the first call, dump 2 holds that call, dump 3 what lies before the next ...

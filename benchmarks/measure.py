@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import time
@@ -106,10 +107,8 @@ def run(case: Case, effort: Effort, device: str = "cpu") -> Row:
         except Exception as error:  # a peer that breaks is reported, and stops nobody
             row.left_out[name] = f"failed: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
     for name, factory in CEILINGS.items():
-        try:
+        with contextlib.suppress(Unavailable):
             sides[name] = factory(problem)
-        except Unavailable:
-            pass
     _fill(row, sides, interleave(sides, effort, _synchronise(device)), wanted)
     return row
 
@@ -122,9 +121,7 @@ def _checked(name: str, problem: Problem) -> Side:
     return side
 
 
-def _fill(
-    row: Row, sides: dict[str, Side], costs: dict[str, list[float]], wanted: dict[str, float | None]
-) -> None:
+def _fill(row: Row, sides: dict[str, Side], costs: dict[str, list[float]], wanted: dict[str, float | None]) -> None:
     mine = costs["ours"]
     row.ours, row.rounds = Spread.of(mine), len(mine)
     for name, theirs in costs.items():

@@ -79,9 +79,7 @@ def ours_in_float32(problem: Problem) -> Side:
 
 def ours_a_tenth_as_long(problem: Problem) -> Side:
     *rows, classes = problem.case.shape
-    return ours(
-        Problem.build(replace(problem.case, shape=(*rows, classes // 10)), problem.logits.device.type)
-    )
+    return ours(Problem.build(replace(problem.case, shape=(*rows, classes // 10)), problem.logits.device.type))
 
 
 def ours_on_one_thread(problem: Problem) -> Side:
@@ -167,9 +165,7 @@ def multinomial(problem: Problem) -> Side:
     num_samples, masked = problem.case.num_samples, _masked(problem)
     if num_samples is None:
         return _side(problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), 1).squeeze(-1))
-    return _side(
-        problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), num_samples, replacement=True)
-    )
+    return _side(problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), num_samples, replacement=True))
 
 
 def distributions(problem: Problem) -> Side:
@@ -185,9 +181,7 @@ def distributions(problem: Problem) -> Side:
             lambda x: d.RelaxedOneHotCategorical(temperature, logits=x, validate_args=False).rsample(),
         )
     if case.work == "hard":
-        return _side(
-            problem, lambda x: d.OneHotCategoricalStraightThrough(logits=x, validate_args=False).rsample()
-        )
+        return _side(problem, lambda x: d.OneHotCategoricalStraightThrough(logits=x, validate_args=False).rsample())
     if case.num_samples is None:
         return _side(problem, lambda x: d.Categorical(logits=x, validate_args=False).sample())
     size = (case.num_samples,)

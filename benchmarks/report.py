@@ -55,10 +55,7 @@ def header(facts: dict[str, Any], ceilings: list[Ceiling]) -> str:
     lines = [
         f"{facts['processor']}, {facts['threads']} threads, our kernels for {facts['instruction_set']}",
         names,
-        *(
-            f"{c.name}: {c.gigabytes_per_second:.1f} GB/s, {c.cost.median:.2f} ns per float32"
-            for c in ceilings
-        ),
+        *(f"{c.name}: {c.gigabytes_per_second:.1f} GB/s, {c.cost.median:.2f} ns per float32" for c in ceilings),
         "ratio: the peer's time per logit over ours, median [quartiles]; more than 1: ours is faster",
     ]
     return "\n".join(lines)
@@ -113,9 +110,7 @@ _CEILING_NAMES = {"copy": "a copy of the logits", "noise": "the noise alone"}
 
 def summary(rows: list[Row], facts: dict[str, Any]) -> str:
     """How many targets were met, the misses with the worst first, who was not there, how quiet it was."""
-    asked = [
-        (c.ratio.median / c.at_least, row, c) for row in rows for c in row.peers if c.at_least is not None
-    ]
+    asked = [(c.ratio.median / c.at_least, row, c) for row in rows for c in row.peers if c.at_least is not None]
     missed = sorted((entry for entry in asked if not entry[2].met), key=lambda entry: entry[0])
     lines = [f"{len(asked) - len(missed)} of {len(asked)} targets met"]
     for share, row, c in missed:
@@ -221,9 +216,7 @@ def chart(path: Path, rows: list[Row], facts: dict[str, Any]) -> None:
     axes.set_title(f"How many times faster gumbel_ext is ({facts['threads']} threads)", loc="left")
     axes.set_xlabel(f"{facts['processor']}; torch {facts['versions']['torch']}; the black tick is the target")
     shown = {c.peer for _, bars in groups for c in bars}
-    patches = [
-        Patch(color=colour, label=_PEER_NAMES[name]) for name, colour in COLOURS.items() if name in shown
-    ]
+    patches = [Patch(color=colour, label=_PEER_NAMES[name]) for name, colour in COLOURS.items() if name in shown]
     axes.legend(handles=patches, loc="lower right", frameon=True, framealpha=0.95)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

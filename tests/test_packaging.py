@@ -97,9 +97,7 @@ def test_wheel_works_anywhere(unpacked: Path) -> None:
     ("built_for", "sentence"),
     [("1.2.3", f"built for torch 1.2.3 and cannot be loaded by torch {torch.__version__}"), (None, "is not built in")],
 )
-def test_import_that_cannot_work_says_why(
-    unpacked: Path, tmp_path: Path, built_for: str | None, sentence: str
-) -> None:
+def test_import_that_cannot_work_says_why(unpacked: Path, tmp_path: Path, built_for: str | None, sentence: str) -> None:
     shutil.copytree(unpacked / "gumbel_ext", tmp_path / "gumbel_ext")
     record = tmp_path / "gumbel_ext" / "lib" / "torch_version.txt"
     record.unlink()
