@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -35,8 +34,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run(sys.executable, "-c", code, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     (archive,) = folder.glob("*.tar.gz")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+    shutil.unpack_archive(archive, folder)
     return next(path for path in folder.iterdir() if path.is_dir())
 
 
