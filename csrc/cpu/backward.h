@@ -23,21 +23,27 @@ GUMBEL_EXT_INLINE double dot(const C* p, const C* dy, std::int64_t n) {
   });
 }
 
+// dx[k] = p[k] * (dy[k] - mean) / tau; zero where p is, also where dy - mean overflows.
 template <typename C>
-GUMBEL_EXT_INLINE Vec<C> gradient(Vec<C> p, Vec<C> dy, Vec<C> mean, Vec<C> inverse_tau) {
-  const Vec<C> zero = {};
-  return p == zero ? zero : p * (dy - mean) * inverse_tau;  // zero also where dy - mean overflows
+GUMBEL_EXT_INLINE void gradient_lanes(C* dx, const C* p, const C* dy, std::int64_t n, C mean, C inverse_tau) {
+#pragma omp simd
+  for (std::int64_t k = 0; k < n; ++k) {
+    const C gradient = p[k] * (dy[k] - mean) * inverse_tau;
+    dx[k] = p[k] == C(0) ? C(0) : gradient;
+  }
 }
 
-// dx[k] = p[k] * (dy[k] - mean) / tau.
+// The same for any n; the last lanes as one vector.
 template <typename C>
 GUMBEL_EXT_INLINE void gradient_row(C* dx, const C* p, const C* dy, std::int64_t n, C mean, C inverse_tau) {
-  const Vec<C> means = broadcast(mean), inverse_taus = broadcast(inverse_tau);
-  std::int64_t k = 0;
-  for (; k + kLanes<C> <= n; k += kLanes<C>) store(dx + k, gradient<C>(load(p + k), load(dy + k), means, inverse_taus));
-  if (k == n) return;
-  const std::int64_t rest = n - k;
-  store_first(dx + k, gradient<C>(load_first(p + k, rest), load_first(dy + k, rest), means, inverse_taus), rest);
+  const std::int64_t whole = n / kLanes<C> * kLanes<C>, rest = n - whole;
+  gradient_lanes(dx, p, dy, whole, mean, inverse_tau);
+  if (rest == 0) return;
+  C last_p[kLanes<C>], last_dy[kLanes<C>], last_dx[kLanes<C>];
+  store(last_p, load_first(p + whole, rest));
+  store(last_dy, load_first(dy + whole, rest));
+  gradient_lanes(last_dx, last_p, last_dy, kLanes<C>, mean, inverse_tau);
+  store_first(dx + whole, load(last_dx), rest);
 }
 
 // sum_k p[k] * (dy[k] - mean) * log(p[k]).

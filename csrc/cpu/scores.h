@@ -95,8 +95,7 @@ GUMBEL_EXT_INLINE void stage_logits(const Rows& logits, const Rows& mask, const 
   stage_rows<T>(buffers.rows, buffers.staged, logits, tile.first_row, tile.rows, tile.begin, tile.width);
   if (!mask) return;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const bool* row =
-        static_cast<const bool*>(mask.data) + mask.offset(tile.first_row + r) + tile.begin * mask.class_stride;
+    const std::uint8_t* row = element<std::uint8_t>(mask, tile.first_row + r, tile.begin);
     if (mask.class_stride != 1) {
       for (std::int64_t k = 0; k < tile.width; ++k) buffers.mask[k] = row[k * mask.class_stride];
       row = buffers.mask;
@@ -104,7 +103,11 @@ GUMBEL_EXT_INLINE void stage_logits(const Rows& logits, const Rows& mask, const 
     const C* in = buffers.rows[r];
     C* out = buffers.writable_row(r, padded<C>(tile.width));
 #pragma omp simd
-    for (std::int64_t k = 0; k < tile.width; ++k) out[k] = row[k] ? in[k] : -C(__builtin_inff());
+    for (std::int64_t k = 0; k < tile.width; ++k) {
+      const std::int32_t allowed = row[k];  // the bytes of a bool tensor: 0 and 1
+      const C logit = in[k];
+      out[k] = allowed != 0 ? logit : -C(__builtin_inff());
+    }
     buffers.rows[r] = out;
   }
 }

@@ -22,9 +22,9 @@ struct Buffers {
   std::uint64_t* quads;   // [counters of a tile], for groups of several rows
   std::uint64_t* counter_rows;
   std::uint64_t* counter_seeds;
-  bool* mask;         // [width]
-  std::int64_t* hot;  // [group_rows] for one-hot rows: the class
-  C* filler;          // [group_rows] and what the others hold
+  std::uint8_t* mask;  // [width]
+  std::int64_t* hot;   // [group_rows] for one-hot rows: the class
+  C* filler;           // [group_rows] and what the others hold
   std::int64_t bytes;
 
   GUMBEL_EXT_INLINE Buffers(const Shape& shape, Workspace workspace) {
