@@ -284,4 +284,6 @@ def test_errors_come_before_noise_is_taken(name: str) -> None:
     before = torch.get_rng_state()
     raises(ValueError, "", name, tensor(2, 3), torch.tensor([[1.0], [-1.0]]))
     raises(ValueError, "", name, tensor(2, 3), -1.0)
+    if name == "gumbel_max":
+        raises(ValueError, "num_samples", name, tensor(2, 3), num_samples=-1)
     assert torch.equal(torch.get_rng_state(), before)

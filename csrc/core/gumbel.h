@@ -17,8 +17,6 @@ namespace gumbel_ext {
 constexpr std::uint32_t kTailWords = 1u << 16;
 // What is added to `draw` to reach the word that continues a word below kTailWords.
 constexpr std::uint32_t kTailDraw = 1u << 31;
-// No noise is larger.
-constexpr float kGumbelMax = 45.1f;
 
 // The noise of survival v = (word + 1/2) / 2^32. Requires: word >= kTailWords for the full precision
 // of the promise (below, it is the noise of the word alone).

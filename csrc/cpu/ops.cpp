@@ -90,10 +90,11 @@ std::tuple<Tensor, Tensor> one_hot_cpu(const Tensor& logits, const OptionalTenso
 Tensor index_cpu(const Tensor& logits, const OptionalTensor& mask, double temperature,
                  const OptionalTensor& temperature_rows, OptionalInt seed, const OptionalTensor& row_seeds,
                  const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples) {
+  // Before the inputs, which may take a seed from the generator: a refused call leaves it as it was.
+  const auto shape = check_index_shape(logits, at::maybe_wrap_dim(dim, logits.dim()), num_samples);
   const bool noise = temperature_rows.has_value() || temperature != 0;
   const Inputs inputs({logits, mask, temperature, temperature_rows, seed, row_seeds, generator, dim}, noise,
                       "temperature", true);
-  const auto shape = check_index_shape(logits, inputs.dim, num_samples);
   Tensor out = at::empty(C10_AS_INTARRAYREF_SLOW(shape), logits.options().dtype(at::kLong));
   const std::int64_t draws = num_samples.has_value() ? num_samples->expect_int() : 1;
   run_index(kernels_for(logits.scalar_type()), {inputs.scores, inputs.tau, draws},

@@ -17,8 +17,7 @@ constexpr int kPhiloxLanes = 4;
 constexpr int kPhiloxLanes = 2;
 #endif
 typedef std::uint64_t Words __attribute__((vector_size(8 * kPhiloxLanes)));
-// Fillers write whole vectors: buffers need room for this many counters past the last.
-constexpr int kPhiloxOverrun = 8;
+// Fillers write whole vectors: buffers need room past the last counter (workspace.h).
 
 // The 64-bit products of the lanes' low halves. (A plain `*` would compile to a 64-bit multiply, which
 // costs three times as much.)
