@@ -50,4 +50,13 @@ GUMBEL_EXT_INLINE PhiloxWords philox_words(std::uint64_t seed, std::uint64_t row
       PhiloxWords{{quad, draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(row >> 32)}}, seed);
 }
 
+// The seed of a call that takes its noise from a counter-based generator, such as torch's on CUDA, whose state is
+// (seed, offset). The counter's upper half is a subsequence that torch's own kernels, which number theirs by
+// thread, do not reach.
+GUMBEL_EXT_INLINE std::uint64_t generator_seed(std::uint64_t seed, std::uint64_t offset) {
+  const PhiloxWords words = philox4x32_10(
+      PhiloxWords{{static_cast<std::uint32_t>(offset), static_cast<std::uint32_t>(offset >> 32), ~0u, ~0u}}, seed);
+  return static_cast<std::uint64_t>(words.word[1]) << 32 | words.word[0];
+}
+
 }  // namespace gumbel_ext

@@ -43,4 +43,12 @@ GUMBEL_EXT_INLINE double fused_multiply_add(double a, double b, double c) {
 #endif
 }
 
+GUMBEL_EXT_INLINE double exponential(double x) {
+#if defined(__CUDACC__)
+  return exp(x);
+#else
+  return __builtin_exp(x);
+#endif
+}
+
 }  // namespace gumbel_ext

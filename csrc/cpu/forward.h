@@ -1,48 +1,18 @@
 // The forward row kernel: softmax(scores / tau), and, where wanted, one_hot(argmax(scores)) beside it.
 #pragma once
 
+#include "../core/softmax.h"
 #include "scores.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
-
-// Softmax's exponent, base 2: with h = score / 2 - max / 2 (halved, so that no difference overflows) the
-// exponential is 2^(h * scale).
-template <typename C>
-struct ExponentScale {
-  double tau;
-  TwoPart<C> scale;  // 2 log2(e) / tau
-  C lowest;          // h below this underflows to zero
-  bool is_extreme;   // tau so small that scale leaves the working precision
-
-  GUMBEL_EXT_INLINE explicit ExponentScale(double tau) : tau(tau) {
-    constexpr double kLog2EHigh = 0x1.71547652b82fep+0, kLog2ELow = 0x1.777d0ffda0d24p-56;
-    constexpr double kLargest = sizeof(C) == 4 ? 0x1p120 : 0x1p1010;
-    const double high = 2 * kLog2EHigh / tau;
-    const double low = (fused_multiply_add(-high, tau, 2 * kLog2EHigh) + 2 * kLog2ELow) / tau;
-    is_extreme = !(high < kLargest);
-    scale.high = static_cast<C>(high);
-    scale.low = static_cast<C>((high - static_cast<double>(scale.high)) + low);
-    const double bound = FloatTraits<C>::kExp2Lowest / high;
-    lowest = bound < -static_cast<double>(FloatTraits<C>::kLargest) ? -FloatTraits<C>::kLargest : static_cast<C>(bound);
-  }
-  // exp((score - max) / tau)
-  GUMBEL_EXT_INLINE double relative(double score, double max) const {
-    return __builtin_exp((score / 2 - max / 2) / tau * 2);
-  }
-};
 
 // values[k] = exp(score / tau) * 2^kExp2Shift, where values held h = score / 2 - max / 2; exactly 0 where
 // the score was -infinity.
 template <typename C>
 GUMBEL_EXT_INLINE void exponentials(C* __restrict values, std::int64_t n, const ExponentScale<C>& exponent) {
-  const C lowest = exponent.lowest;
-  const TwoPart<C> scale = exponent.scale;
+  const ExponentScale<C> local = exponent;
 #pragma omp simd
-  for (std::int64_t k = 0; k < n; ++k) {
-    const C h = values[k];
-    const C power = exp2_shifted(h > lowest ? h : lowest, scale);
-    values[k] = h == -C(__builtin_inff()) ? C(0) : power;
-  }
+  for (std::int64_t k = 0; k < n; ++k) values[k] = local(values[k]);
 }
 
 // values[k] = values[k] / 2 - max / 2, over whole vectors.
@@ -50,11 +20,6 @@ template <typename C>
 GUMBEL_EXT_INLINE void subtract_max(C* values, std::int64_t n, C max) {
   const C half_max = C(0.5) * max;
   for (std::int64_t k = 0; k < n; k += kLanes<C>) store(values + k, load(values + k) * C(0.5) - half_max);
-}
-
-// A row with NaN, with +infinity or with nothing but -infinity has no softmax.
-GUMBEL_EXT_INLINE bool is_undefined(double max) {
-  return !(max - max == 0);
 }
 
 // one_hot(index) for the tile's rows, NaN where a row is undefined; best(r) is a row's maximum and argmax.
@@ -112,13 +77,8 @@ GUMBEL_EXT_INLINE void exponentiate_rows(const RowScalar& tau, const Tile& tile,
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     C* row = scores + r * stride;
     const ExponentScale<C> exponent(tau[tile.first_row + r]);
-    if (!exponent.is_extreme) {
-      exponentials(row, width, exponent);
-      continue;
-    }
-    const double unit = FloatTraits<C>::kExp2Shift == 64 ? 0x1p64 : 0x1p512;
-    for (std::int64_t k = 0; k < width; ++k)
-      row[k] = static_cast<C>(__builtin_exp(static_cast<double>(row[k]) / exponent.tau * 2) * unit);
+    for (std::int64_t k = 0; k < width && exponent.is_extreme; ++k) row[k] = exponent.enlarge(row[k]);
+    exponentials(row, width, exponent);
   }
 }
 

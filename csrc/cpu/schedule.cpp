@@ -205,13 +205,13 @@ void run_forward(const ElementKernels& kernels, ForwardJob job) {
       [](const GroupState&) {});
 }
 
-void run_index(const ElementKernels& kernels, const IndexJob& job, std::int64_t* out) {
+void run_index(const ElementKernels& kernels, const IndexJob& job) {
   for_each_index_task(
       job, [&](const GroupState& group, std::int64_t first_draw, std::int64_t draws, std::vector<Best>& best) {
         index_task(kernels, job, group, first_draw, draws, best);
         search_again_where_infinite(kernels, job, group, first_draw, draws, best);
         for (std::int64_t i = 0; i < group.rows * draws; ++i)
-          out[(group.first_row + i / draws) * job.draws + first_draw + i % draws] = best[i].index;
+          job.out[(group.first_row + i / draws) * job.draws + first_draw + i % draws] = best[i].index;
       });
 }
 

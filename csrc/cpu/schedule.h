@@ -7,7 +7,7 @@
 namespace gumbel_ext::cpu {
 
 void run_forward(const ElementKernels& kernels, ForwardJob job);
-void run_index(const ElementKernels& kernels, const IndexJob& job, std::int64_t* out);
+void run_index(const ElementKernels& kernels, const IndexJob& job);
 void run_noise(const ElementKernels& kernels, const NoiseJob& job);
 void run_backward(const ElementKernels& kernels, const BackwardJob& job);
 

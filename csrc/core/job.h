@@ -1,0 +1,145 @@
+// What a device's tensor side asks of its kernel side: plain pointers and sizes. The same on every device.
+//
+// A row is one categorical variable: the classes along `dim`, at one position of the other
+// dimensions. Rows are numbered in C order over those. Work is cut into
+//   groups  of consecutive rows, handled together so that short rows fill whole vectors (CPU), and
+//   tiles   of kTileClasses classes; where a tile ends depends on nothing but the class, so that sums
+//           have the same order, and values the same bits, however the work is shared out.
+#pragma once
+
+#include "portability.h"
+
+namespace gumbel_ext {
+
+constexpr std::int64_t kTileClasses = 2048;
+constexpr int kMaxDims = 24;  // few enough for the parameters of a CUDA kernel
+
+struct Float16 {
+  std::uint16_t bits;
+};
+struct BFloat16 {
+  std::uint16_t bits;
+};
+
+// Arithmetic is in float for the 16-bit types.
+template <typename T>
+struct ComputeType {
+  using Type = float;
+};
+template <>
+struct ComputeType<double> {
+  using Type = double;
+};
+
+// Rows of a tensor of any strides; class k of row r is data[offset(r) + k * class_stride].
+struct Rows {
+  void* data = nullptr;
+  std::int64_t class_stride = 0;
+  int ndim = 0;  // of the dimensions other than the classes', outermost first, merged where possible
+  std::int64_t size[kMaxDims];
+  std::int64_t stride[kMaxDims];
+
+  GUMBEL_EXT_INLINE explicit operator bool() const {
+    return data != nullptr;
+  }
+  GUMBEL_EXT_INLINE std::int64_t offset(std::int64_t row) const {
+    std::int64_t result = 0;
+    for (int d = ndim - 1; d > 0; --d) {
+      result += row % size[d] * stride[d];
+      row /= size[d];
+    }
+    return ndim > 0 ? result + row * stride[0] : 0;
+  }
+};
+
+// The state of a generator while a CUDA graph is captured: known only when the graph runs. The seed of a call is
+// generator_seed(*seed, *offset + offset_in_graph).
+struct CapturedState {
+  const std::int64_t* seed = nullptr;
+  const std::int64_t* offset = nullptr;
+  std::uint64_t offset_in_graph = 0;
+};
+
+// Where the noise comes from: one seed (or a captured state) and the row's number, or a seed for each row (and
+// row 0).
+struct Noise {
+  bool on = false;
+  std::uint64_t seed = 0;
+  const std::int64_t* row_seeds = nullptr;
+  CapturedState captured;
+};
+
+// A positive number for all rows, or one for each.
+struct RowScalar {
+  double value = 1;
+  const double* rows = nullptr;
+  GUMBEL_EXT_INLINE double operator[](std::int64_t row) const {
+    return rows ? rows[row] : value;
+  }
+};
+
+struct Shape {
+  std::int64_t rows = 0;
+  std::int64_t classes = 0;
+  std::int64_t group_rows = 1;
+  GUMBEL_EXT_INLINE std::int64_t tiles() const {
+    return (classes + kTileClasses - 1) / kTileClasses;
+  }
+};
+
+// What a class scores before the softmax or the argmax: logits (masked) + noise.
+struct Scores {
+  Shape shape;
+  Rows logits;
+  Rows mask;  // of bool, or none
+  Noise noise;
+};
+
+struct ForwardJob {
+  Scores scores;
+  RowScalar tau;
+  Rows relaxed;  // softmax(scores / tau), or none
+  Rows one_hot;  // one_hot(argmax(scores)), or none
+  // Whether `relaxed` itself, of one row a group, holds the exponentials between the passes; but for those of the
+  // last tile, which are padded.
+  bool in_place = false;
+};
+
+struct IndexJob {
+  Scores scores;
+  RowScalar temperature;  // divides the logits before the noise; 0: neither division nor noise
+  std::int64_t draws = 1;
+  double shift = 0;  // is subtracted from the logits first, where a temperature takes them out of range
+  std::int64_t* out = nullptr;  // [rows][draws]
+};
+
+struct NoiseJob {
+  Shape shape;
+  Noise noise;
+  Rows out;
+};
+
+struct BackwardJob {
+  Shape shape;
+  RowScalar tau;
+  Rows grad;     // with respect to the output
+  Rows relaxed;  // p
+  Rows grad_logits;
+  double* grad_tau = nullptr;  // one a row, or none
+};
+
+// One tile of one row, after the first pass over it; or all the row's tiles, combined.
+struct TileStats {
+  double max;      // of the scores; NaN where the tile holds one
+  double sum;      // forward: of the exponentials relative to max; backward: of p * grad
+  double log_sum;  // backward: of p * (grad - sum) * log(p)
+  std::int64_t argmax;
+};
+
+// The best class so far.
+struct Best {
+  double score;  // NaN is the largest
+  std::int64_t index;
+};
+
+}  // namespace gumbel_ext

@@ -1,0 +1,60 @@
+// Softmax's exponentials and the order of scores: what a row kernel needs beside its noise.
+#pragma once
+
+#include "elementary.h"
+#include "job.h"
+
+namespace gumbel_ext {
+
+// Softmax's exponent, base 2: with h = score / 2 - max / 2 (halved, so that no difference overflows) the
+// exponential is 2^(h * scale).
+template <typename C>
+struct ExponentScale {
+  double tau;
+  TwoPart<C> scale;  // 2 log2(e) / tau
+  C lowest;          // h below this underflows to zero
+  bool is_extreme;   // tau so small that scale leaves the working precision: h has to be enlarged first
+
+  GUMBEL_EXT_INLINE explicit ExponentScale(double tau) : tau(tau) {
+    constexpr double kLog2EHigh = 0x1.71547652b82fep+0, kLog2ELow = 0x1.777d0ffda0d24p-56;
+    constexpr double kLargest = sizeof(C) == 4 ? 0x1p120 : 0x1p1010;
+    is_extreme = !(2 * kLog2EHigh / tau < kLargest);
+    if (is_extreme) tau = tau * kEnlarge * kEnlarge;
+    const double quotient = 2 * kLog2EHigh / tau, high = quotient < kLargest ? quotient : kLargest;
+    const double low = (fused_multiply_add(-high, tau, 2 * kLog2EHigh) + 2 * kLog2ELow) / tau;
+    scale.high = static_cast<C>(high);
+    scale.low = high < kLargest ? static_cast<C>((high - static_cast<double>(scale.high)) + low) : C(0);
+    const double bound = FloatTraits<C>::kExp2Lowest / high;
+    lowest = bound < -static_cast<double>(FloatTraits<C>::kLargest) ? -FloatTraits<C>::kLargest : static_cast<C>(bound);
+  }
+
+  // exp(score / tau - max / tau) * 2^kExp2Shift; exactly 0 where the score was -infinity.
+  GUMBEL_EXT_INLINE C operator()(C h) const {
+    const C power = exp2_shifted(h > lowest ? h : lowest, scale);
+    return h == -C(__builtin_inff()) ? C(0) : power;
+  }
+  // What h becomes where `is_extreme`; what it loses to -infinity was 0 to begin with.
+  GUMBEL_EXT_INLINE C enlarge(C h) const {
+    return h * static_cast<C>(kEnlarge) * static_cast<C>(kEnlarge);
+  }
+  // exp((score - max) / tau)
+  GUMBEL_EXT_INLINE double relative(double score, double max) const {
+    return exponential((score / 2 - max / 2) / tau * 2);
+  }
+
+ private:
+  static constexpr double kEnlarge = sizeof(C) == 4 ? 0x1p125 : 0x1p500;
+};
+
+// A row with NaN, with +infinity or with nothing but -infinity has no softmax.
+GUMBEL_EXT_INLINE bool is_undefined(double max) {
+  return !(max - max == 0);
+}
+
+// A score that comes later in the row beats the best so far. NaN is the largest; the first of equals wins.
+template <typename C>
+GUMBEL_EXT_INLINE bool beats(C score, double best) {
+  return best == best && !(static_cast<double>(score) <= best);
+}
+
+}  // namespace gumbel_ext

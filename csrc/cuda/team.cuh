@@ -1,0 +1,195 @@
+// Teams: the threads that share a row, and what they compute together.
+//
+// Every team has
+//   kMaxThreads    of a block
+//   rank(), size() this thread's number in its team, and how many they are
+//   rows()         how many rows a block (or cluster) works on at once, and row() which of them is this thread's
+//   first(), step() the first of the rows that this block (or cluster) serves, and how far on the next ones are
+//   combine(v, op) op over the v of all the team's threads, the same for all of them; op is associative and
+//                  commutative. Every thread of the block (or cluster) calls it.
+//   scratch        of type Scratch, in shared memory
+// Assumptions: blocks of one dimension, whole warps; at most kMaxThreads threads.
+#pragma once
+
+#include "builtins.cuh"
+
+namespace gumbel_ext::cuda {
+
+// Over aligned groups of kLanes lanes of a warp.
+template <int kLanes, typename V, typename Op>
+__device__ __forceinline__ V combine_lanes(V value, Op op) {
+#pragma unroll
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) value = op(value, shuffle_xor(value, distance));
+  return value;
+}
+
+// kLanes lanes of a warp: several rows to a block.
+template <int kLanes_>
+struct WarpTeam {
+  static constexpr int kMaxThreads = 128, kLanes = kLanes_;
+  struct Scratch {};
+  Scratch& scratch;
+
+  __device__ int rank() const {
+    return threadIdx.x % kLanes;
+  }
+  __device__ static constexpr int size() {
+    return kLanes;
+  }
+  __device__ int rows() const {
+    return blockDim.x / kLanes;
+  }
+  __device__ int row() const {
+    return threadIdx.x / kLanes;
+  }
+  __device__ std::int64_t first() const {
+    return std::int64_t(blockIdx.x) * rows();
+  }
+  __device__ std::int64_t step() const {
+    return std::int64_t(gridDim.x) * rows();
+  }
+  template <typename V, typename Op>
+  __device__ V combine(V value, Op op) const {
+    return combine_lanes<kLanes>(value, op);
+  }
+};
+
+constexpr int kMaxBlockThreads = 512;
+constexpr int kMaxWarps = kMaxBlockThreads / kWarp;
+
+// One value a warp, of up to 16 bytes.
+struct alignas(16) Slot {
+  unsigned char bytes[16];
+};
+
+// A block: one row.
+struct BlockTeam {
+  static constexpr int kMaxThreads = kMaxBlockThreads, kLanes = kWarp;
+  struct Scratch {
+    Slot of_warp[kMaxWarps];
+  };
+  Scratch& scratch;
+
+  __device__ int rank() const {
+    return threadIdx.x;
+  }
+  __device__ int size() const {
+    return blockDim.x;
+  }
+  __device__ static constexpr int rows() {
+    return 1;
+  }
+  __device__ static constexpr int row() {
+    return 0;
+  }
+  __device__ std::int64_t first() const {
+    return blockIdx.x;
+  }
+  __device__ std::int64_t step() const {
+    return gridDim.x;
+  }
+  template <typename V, typename Op>
+  __device__ V combine(V value, Op op) const {
+    static_assert(sizeof(V) <= sizeof(Slot), "a value larger than its slot");
+    value = combine_lanes<kWarp>(value, op);
+    __syncthreads();  // the last call's values have been read
+    if (threadIdx.x % kWarp == 0) memcpy(&scratch.of_warp[threadIdx.x / kWarp], &value, sizeof(V));
+    __syncthreads();
+    memcpy(&value, &scratch.of_warp[0], sizeof(V));
+    for (int w = 1; w < int(blockDim.x) / kWarp; ++w) {
+      V other;
+      memcpy(&other, &scratch.of_warp[w], sizeof(V));
+      value = op(value, other);
+    }
+    return value;
+  }
+};
+
+constexpr int kMaxClusterBlocks = 8;
+
+// A cluster of blocks: one row.
+struct ClusterTeam {
+  static constexpr int kMaxThreads = kMaxBlockThreads, kLanes = kWarp;
+  struct Scratch {
+    BlockTeam::Scratch block;
+    Slot of_block[kMaxClusterBlocks];
+  };
+  Scratch& scratch;
+
+  __device__ int rank() const {
+    return cluster_rank() * blockDim.x + threadIdx.x;
+  }
+  __device__ int size() const {
+    return cluster_blocks() * blockDim.x;
+  }
+  __device__ static constexpr int rows() {
+    return 1;
+  }
+  __device__ static constexpr int row() {
+    return 0;
+  }
+  __device__ std::int64_t first() const {
+    return blockIdx.x / cluster_blocks();
+  }
+  __device__ std::int64_t step() const {
+    return gridDim.x / cluster_blocks();
+  }
+  template <typename V, typename Op>
+  __device__ V combine(V value, Op op) const {
+    value = BlockTeam{scratch.block}.combine(value, op);
+    cluster_sync();  // the last call's values have been read
+    if (threadIdx.x < cluster_blocks())
+      memcpy(in_block(&scratch.of_block[cluster_rank()], threadIdx.x), &value, sizeof(V));
+    cluster_sync();
+    memcpy(&value, &scratch.of_block[0], sizeof(V));
+    for (unsigned b = 1; b < cluster_blocks(); ++b) {
+      V other;
+      memcpy(&other, &scratch.of_block[b], sizeof(V));
+      value = op(value, other);
+    }
+    return value;
+  }
+};
+
+// One lane of every warp of a block: a warp's lanes serve rows that lie side by side in memory, where the classes of
+// a row lie apart (dim 1 of an image).
+struct AcrossTeam {
+  static constexpr int kMaxThreads = kMaxBlockThreads, kLanes = 1;
+  struct Scratch {
+    Slot of_thread[kMaxBlockThreads];
+  };
+  Scratch& scratch;
+
+  __device__ int rank() const {
+    return threadIdx.x / kWarp;
+  }
+  __device__ int size() const {
+    return blockDim.x / kWarp;
+  }
+  __device__ static constexpr int rows() {
+    return kWarp;
+  }
+  __device__ int row() const {
+    return threadIdx.x % kWarp;
+  }
+  __device__ std::int64_t first() const {
+    return std::int64_t(blockIdx.x) * kWarp;
+  }
+  __device__ std::int64_t step() const {
+    return std::int64_t(gridDim.x) * kWarp;
+  }
+  template <typename V, typename Op>
+  __device__ V combine(V value, Op op) const {
+    __syncthreads();  // the last call's values have been read
+    memcpy(&scratch.of_thread[threadIdx.x], &value, sizeof(V));
+    __syncthreads();
+    for (int t = row(); t < int(blockDim.x); t += kWarp) {
+      V other;
+      memcpy(&other, &scratch.of_thread[t], sizeof(V));
+      value = t == row() ? other : op(value, other);
+    }
+    return value;
+  }
+};
+
+}  // namespace gumbel_ext::cuda

@@ -1,0 +1,166 @@
+// The operators of a device (operators.h): tensors to plain jobs, which the device then runs.
+#pragma once
+
+#include <ATen/Functions.h>
+#include <torch/library.h>
+
+#include "checks.h"
+#include "operators.h"
+#include "tensor_rows.h"
+
+namespace gumbel_ext {
+
+// A device provides
+//   struct Guard              made from an at::Device; makes it the current one
+//   kValuesAtHand             whether the host may read a tensor's values: those of tau are then checked
+//   new_like(tensor)          an uninitialised tensor
+//   draw_noise(generator)     a Noise with a seed from the generator, or the device's default one, under its lock
+//   run(job, element)         for ForwardJob, IndexJob, NoiseJob and BackwardJob; `element` is a tensor of the
+//                             rows' dtype and device
+template <typename Device>
+struct DeviceOperators {
+  using Tensor = at::Tensor;
+
+  // A job's inputs, and the tensors that keep their memory alive.
+  struct Inputs {
+    Scores scores;
+    RowScalar tau;
+    std::int64_t dim = 0;
+    Tensor mask, row_seeds, row_taus;
+
+    Inputs(const Arguments& args, bool noise, const char* temperature_name, bool may_be_zero) {
+      dim = check_arguments(args, temperature_name, may_be_zero);
+      scores.shape = shape_of(args.logits, dim);
+      scores.logits = rows_of(args.logits, dim);
+      if (args.mask.has_value()) {
+        mask = args.mask->expand(args.logits.sizes());
+        scores.mask = rows_of(mask, dim);
+      }
+      tau.value = args.tau;
+      if (args.tau_rows.has_value()) {
+        row_taus = rows_as_double(*args.tau_rows, args.logits, dim);
+        tau.rows = row_taus.template const_data_ptr<double>();
+        for (std::int64_t r = 0; Device::kValuesAtHand && r < row_taus.numel(); ++r)
+          check_temperature(temperature_name, tau.rows[r], may_be_zero);
+      }
+      if (noise) scores.noise = noise_source(args.seed, args.row_seeds, args.generator, row_seeds);  // nothing fails now
+    }
+  };
+
+  static Noise noise_source(OptionalInt seed, const OptionalTensor& seeds, const OptionalGenerator& generator,
+                            Tensor& keep_alive) {
+    Noise source;
+    if (seeds.has_value()) {
+      keep_alive = seeds->contiguous();
+      source.row_seeds = keep_alive.template const_data_ptr<std::int64_t>();
+    } else if (seed.has_value()) {
+      source.seed = static_cast<std::uint64_t>(*seed);
+    } else {
+      source = Device::draw_noise(generator);
+    }
+    source.on = true;
+    return source;
+  }
+
+  static Tensor relaxed(const Tensor& logits, const OptionalTensor& mask, double tau, const OptionalTensor& tau_rows,
+                        bool noise, OptionalInt seed, const OptionalTensor& row_seeds,
+                        const OptionalGenerator& generator, std::int64_t dim) {
+    const typename Device::Guard guard(logits.device());
+    const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim}, noise, "tau", false);
+    Tensor out = Device::new_like(logits);
+    Device::run(ForwardJob{inputs.scores, inputs.tau, rows_of(out, inputs.dim), {}}, logits);
+    return out;
+  }
+
+  static std::tuple<Tensor, Tensor> one_hot(const Tensor& logits, const OptionalTensor& mask, double tau,
+                                            const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
+                                            const OptionalTensor& row_seeds, const OptionalGenerator& generator,
+                                            std::int64_t dim, bool keep_relaxed) {
+    const typename Device::Guard guard(logits.device());
+    const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim}, noise, "tau", false);
+    Tensor out = Device::new_like(logits);
+    Tensor relaxed = keep_relaxed ? Device::new_like(logits) : at::empty({0}, logits.options());
+    const Rows relaxed_rows = keep_relaxed ? rows_of(relaxed, inputs.dim) : Rows{};
+    Device::run(ForwardJob{inputs.scores, inputs.tau, relaxed_rows, rows_of(out, inputs.dim)}, logits);
+    return {out, relaxed};
+  }
+
+  static Tensor index(const Tensor& logits, const OptionalTensor& mask, double temperature,
+                      const OptionalTensor& temperature_rows, OptionalInt seed, const OptionalTensor& row_seeds,
+                      const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples) {
+    const typename Device::Guard guard(logits.device());
+    // Before the inputs, which may take a seed from the generator: a refused call leaves it as it was.
+    const auto shape = check_index_shape(logits, at::maybe_wrap_dim(dim, logits.dim()), num_samples);
+    const bool noise = temperature_rows.has_value() || temperature != 0;
+    const Inputs inputs({logits, mask, temperature, temperature_rows, seed, row_seeds, generator, dim}, noise,
+                        "temperature", true);
+    Tensor out = at::empty(C10_AS_INTARRAYREF_SLOW(shape), logits.options().dtype(at::kLong));
+    IndexJob job{inputs.scores, inputs.tau};
+    job.draws = num_samples.has_value() ? num_samples->expect_int() : 1;
+    job.out = out.template mutable_data_ptr<std::int64_t>();
+    Device::run(job, logits);
+    return out;
+  }
+
+  static void noise(Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds,
+                    const OptionalGenerator& generator) {
+    const typename Device::Guard guard(out.device());
+    check_noise(out, seed, row_seeds, generator);
+    Tensor seeds;
+    const std::int64_t dim = out.dim() - 1;
+    Device::run(NoiseJob{shape_of(out, dim), noise_source(seed, row_seeds, generator, seeds), rows_of(out, dim)}, out);
+  }
+
+  // Writes the gradient for the logits to `grad_logits`, where it is defined; it may be `relaxed` itself.
+  // Returns the gradient for tau, one a row, where it is needed.
+  static Tensor write_backward(const Tensor& grad, const Tensor& relaxed, double tau, const OptionalTensor& tau_rows,
+                               std::int64_t dim, const Tensor& grad_logits, bool need_tau) {
+    BackwardJob job;
+    job.shape = shape_of(relaxed, dim);
+    job.grad = rows_of(grad, dim);
+    job.relaxed = rows_of(relaxed, dim);
+    job.tau.value = tau;
+    Tensor row_taus, grad_tau;
+    if (tau_rows.has_value()) {
+      check_temperature_rows("tau", *tau_rows, relaxed, dim);
+      row_taus = rows_as_double(*tau_rows, relaxed, dim);
+      job.tau.rows = row_taus.template const_data_ptr<double>();
+    }
+    if (grad_logits.defined()) job.grad_logits = rows_of(grad_logits, dim);
+    if (need_tau) {
+      const auto shape = row_shape(relaxed, dim);
+      grad_tau = at::zeros(C10_AS_INTARRAYREF_SLOW(shape), relaxed.options().dtype(at::kDouble));
+      job.grad_tau = grad_tau.template mutable_data_ptr<double>();
+    }
+    Device::run(job, relaxed);
+    return grad_tau;
+  }
+
+  static std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& relaxed, double tau,
+                                             const OptionalTensor& tau_rows, std::int64_t dim, bool need_logits,
+                                             bool need_tau) {
+    const typename Device::Guard guard(relaxed.device());
+    dim = check_backward(grad, relaxed, dim);
+    const Tensor grad_logits = need_logits ? Device::new_like(relaxed) : Tensor();
+    const Tensor grad_tau = write_backward(grad, relaxed, tau, tau_rows, dim, grad_logits, need_tau);
+    return {grad_logits, grad_tau};
+  }
+
+  static Tensor backward_in_place(const Tensor& grad, Tensor& relaxed, double tau, const OptionalTensor& tau_rows,
+                                  std::int64_t dim, bool need_tau) {
+    const typename Device::Guard guard(relaxed.device());
+    dim = check_backward(grad, relaxed, dim);
+    return write_backward(grad, relaxed, tau, tau_rows, dim, relaxed, need_tau);
+  }
+
+  static void implement(torch::Library& library) {
+    library.impl("_relaxed", relaxed);
+    library.impl("_one_hot", one_hot);
+    library.impl("_index", index);
+    library.impl("_noise_", noise);
+    library.impl("_backward", backward);
+    library.impl("_backward_", backward_in_place);
+  }
+};
+
+}  // namespace gumbel_ext
