@@ -15,8 +15,7 @@ namespace gumbel_ext {
 //   kValuesAtHand             whether the host may read a tensor's values: those of tau are then checked
 //   new_like(tensor)          an uninitialised tensor
 //   draw_noise(generator)     a Noise with a seed from the generator, or the device's default one, under its lock
-//   run(job, element)         for ForwardJob, IndexJob, NoiseJob and BackwardJob; `element` is a tensor of the
-//                             rows' dtype and device
+//   run(job, element)         for ForwardJob, IndexJob, NoiseJob and BackwardJob, on the current device
 template <typename Device>
 struct DeviceOperators {
   using Tensor = at::Tensor;
@@ -68,7 +67,7 @@ struct DeviceOperators {
     const typename Device::Guard guard(logits.device());
     const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim}, noise, "tau", false);
     Tensor out = Device::new_like(logits);
-    Device::run(ForwardJob{inputs.scores, inputs.tau, rows_of(out, inputs.dim), {}}, logits);
+    Device::run(ForwardJob{inputs.scores, inputs.tau, rows_of(out, inputs.dim), {}}, element_of(logits));
     return out;
   }
 
@@ -81,7 +80,8 @@ struct DeviceOperators {
     Tensor out = Device::new_like(logits);
     Tensor relaxed = keep_relaxed ? Device::new_like(logits) : at::empty({0}, logits.options());
     const Rows relaxed_rows = keep_relaxed ? rows_of(relaxed, inputs.dim) : Rows{};
-    Device::run(ForwardJob{inputs.scores, inputs.tau, relaxed_rows, rows_of(out, inputs.dim)}, logits);
+    Device::run(ForwardJob{inputs.scores, inputs.tau, relaxed_rows, rows_of(out, inputs.dim)},
+                element_of(logits));
     return {out, relaxed};
   }
 
@@ -98,7 +98,7 @@ struct DeviceOperators {
     IndexJob job{inputs.scores, inputs.tau};
     job.draws = num_samples.has_value() ? num_samples->expect_int() : 1;
     job.out = out.template mutable_data_ptr<std::int64_t>();
-    Device::run(job, logits);
+    Device::run(job, element_of(logits));
     return out;
   }
 
@@ -108,7 +108,8 @@ struct DeviceOperators {
     check_noise(out, seed, row_seeds, generator);
     Tensor seeds;
     const std::int64_t dim = out.dim() - 1;
-    Device::run(NoiseJob{shape_of(out, dim), noise_source(seed, row_seeds, generator, seeds), rows_of(out, dim)}, out);
+    Device::run(NoiseJob{shape_of(out, dim), noise_source(seed, row_seeds, generator, seeds), rows_of(out, dim)},
+                element_of(out));
   }
 
   // Writes the gradient for the logits to `grad_logits`, where it is defined; it may be `relaxed` itself.
@@ -132,7 +133,7 @@ struct DeviceOperators {
       grad_tau = at::zeros(C10_AS_INTARRAYREF_SLOW(shape), relaxed.options().dtype(at::kDouble));
       job.grad_tau = grad_tau.template mutable_data_ptr<double>();
     }
-    Device::run(job, relaxed);
+    Device::run(job, element_of(relaxed));
     return grad_tau;
   }
 

@@ -8,6 +8,19 @@
 
 namespace gumbel_ext {
 
+inline Element element_of(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat:
+      return Element::kFloat32;
+    case at::kDouble:
+      return Element::kFloat64;
+    case at::kHalf:
+      return Element::kFloat16;
+    default:
+      return Element::kBFloat16;
+  }
+}
+
 // The rows of `tensor` along `dim`, its other dimensions merged where their strides allow.
 inline Rows rows_of(const at::Tensor& tensor, std::int64_t dim) {
   Rows rows;

@@ -14,6 +14,8 @@ namespace gumbel_ext {
 constexpr std::int64_t kTileClasses = 2048;
 constexpr int kMaxDims = 24;  // few enough for the parameters of a CUDA kernel
 
+enum class Element { kFloat32, kFloat64, kFloat16, kBFloat16 };
+
 struct Float16 {
   std::uint16_t bits;
 };
@@ -31,6 +33,17 @@ struct ComputeType<double> {
   using Type = double;
 };
 
+struct Division {
+  std::int64_t quotient, remainder;
+};
+
+// a / b, for numbers that are not negative. Most fit 32 bits, whose division takes a fraction of the time.
+GUMBEL_EXT_INLINE Division divide(std::int64_t a, std::int64_t b) {
+  if ((a | b) >> 32 != 0) return {a / b, a % b};
+  const std::uint32_t x = static_cast<std::uint32_t>(a), y = static_cast<std::uint32_t>(b);
+  return {x / y, x % y};
+}
+
 // Rows of a tensor of any strides; class k of row r is data[offset(r) + k * class_stride].
 struct Rows {
   void* data = nullptr;
@@ -45,8 +58,9 @@ struct Rows {
   GUMBEL_EXT_INLINE std::int64_t offset(std::int64_t row) const {
     std::int64_t result = 0;
     for (int d = ndim - 1; d > 0; --d) {
-      result += row % size[d] * stride[d];
-      row /= size[d];
+      const Division division = divide(row, size[d]);
+      result += division.remainder * stride[d];
+      row = division.quotient;
     }
     return ndim > 0 ? result + row * stride[0] : 0;
   }

@@ -57,4 +57,12 @@ GUMBEL_EXT_INLINE bool beats(C score, double best) {
   return best == best && !(static_cast<double>(score) <= best);
 }
 
+// The same for scores in any order: whether class a of a row wins over class b.
+template <typename C>
+GUMBEL_EXT_INLINE bool wins(C score_a, std::int64_t a, C score_b, std::int64_t b) {
+  const bool a_is_nan = score_a != score_a, b_is_nan = score_b != score_b;
+  if ((a_is_nan && b_is_nan) || score_a == score_b) return a < b;
+  return a_is_nan || (!b_is_nan && score_a > score_b);
+}
+
 }  // namespace gumbel_ext

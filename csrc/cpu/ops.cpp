@@ -23,14 +23,14 @@ std::int64_t group_rows(const Shape& shape, const Rows& rows) {
   return std::max<std::int64_t>(1, std::min(shape.rows, std::max(at_least, kTileClasses / width)));
 }
 
-const ElementKernels& kernels_for(const Tensor& element) {
+const ElementKernels& kernels_for(Element element) {
   const KernelTable& table = kernel_table();
-  switch (element.scalar_type()) {
-    case at::kFloat:
+  switch (element) {
+    case Element::kFloat32:
       return table.float32;
-    case at::kDouble:
+    case Element::kFloat64:
       return table.float64;
-    case at::kHalf:
+    case Element::kFloat16:
       return table.float16;
     default:
       return table.bfloat16;
@@ -65,19 +65,19 @@ struct Cpu {
     return noise;
   }
 
-  static void run(ForwardJob job, const Tensor& element) {
+  static void run(ForwardJob job, Element element) {
     job.scores.shape.group_rows = group_rows(job.scores.shape, job.scores.logits);
     run_forward(kernels_for(element), job);
   }
-  static void run(IndexJob job, const Tensor& element) {
+  static void run(IndexJob job, Element element) {
     job.scores.shape.group_rows = group_rows(job.scores.shape, job.scores.logits);
     run_index(kernels_for(element), job);
   }
-  static void run(NoiseJob job, const Tensor& element) {
+  static void run(NoiseJob job, Element element) {
     job.shape.group_rows = group_rows(job.shape, job.out);
     run_noise(kernels_for(element), job);
   }
-  static void run(BackwardJob job, const Tensor& element) {
+  static void run(BackwardJob job, Element element) {
     job.shape.group_rows = group_rows(job.shape, job.relaxed);
     run_backward(kernels_for(element), job);
   }

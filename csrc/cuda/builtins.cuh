@@ -44,6 +44,12 @@ __device__ __forceinline__ V* in_block(V* shared, unsigned rank) {
 #endif
 }
 
+// Keeps the compiler from computing many addresses beforehand, for which there are no registers.
+template <typename E>
+__device__ __forceinline__ void compute_now(E*& address) {
+  asm volatile("" : "+l"(address));
+}
+
 }  // namespace gumbel_ext::cuda
 #endif
 

@@ -57,9 +57,9 @@ struct WarpTeam {
 constexpr int kMaxBlockThreads = 512;
 constexpr int kMaxWarps = kMaxBlockThreads / kWarp;
 
-// One value a warp, of up to 16 bytes.
+// Room for one value.
 struct alignas(16) Slot {
-  unsigned char bytes[16];
+  unsigned char bytes[32];
 };
 
 // A block: one row.
@@ -191,5 +191,20 @@ struct AcrossTeam {
     return value;
   }
 };
+
+// Threads of a block at most: numbers of float64 take two registers.
+template <typename T, typename Team>
+constexpr int max_threads() {
+  return sizeof(T) == 8 && Team::kMaxThreads == kMaxBlockThreads ? kMaxBlockThreads / 2 : Team::kMaxThreads;
+}
+
+// How many blocks have to find room on a multiprocessor at once: what leaves a thread registers for kPacks packs.
+template <typename T, typename Team, int kPacks>
+constexpr int min_blocks() {
+  constexpr int kBytes = kPacks * (sizeof(T) == 2 ? 32 : 4 * int(sizeof(T)));
+  constexpr int kRegisters = kBytes <= 32 ? 64 : kBytes <= 192 ? 128 : 255;
+  constexpr int kBlocks = 65536 / (max_threads<T, Team>() * kRegisters);
+  return kBlocks > 1 ? kBlocks : 1;
+}
 
 }  // namespace gumbel_ext::cuda

@@ -1,0 +1,219 @@
+// The forward row kernel: softmax(scores / tau), and, where wanted, one_hot(argmax(scores)) beside it.
+//
+//   forward_rows    a team holds a row in registers: one read, one write
+//   forward_tiles, forward_combine, forward_finish
+//                   rows too long for that, or too few: every block takes a tile of a row; then one block a row
+//                   puts the tiles' statistics together; then every tile is read, and its scores computed, again
+#pragma once
+
+#include "scores.cuh"
+
+namespace gumbel_ext::cuda {
+
+// The exponent of a job's rows: one for all, made beforehand, or the row's own.
+template <typename C>
+struct RowExponent {
+  ExponentScale<C> common;
+
+  explicit RowExponent(const RowScalar& tau) : common(tau.rows ? 1.0 : tau.value) {
+  }
+  __device__ __forceinline__ ExponentScale<C> operator()(const RowScalar& tau, std::int64_t row) const {
+    return tau.rows ? ExponentScale<C>(temperature_of(tau, row, /*may_be_zero=*/false)) : common;
+  }
+};
+
+template <typename T, typename Span, int kPacks, int kClasses>
+__device__ __forceinline__ void load_scores(Compute<T> (&scores)[kPacks][kClasses], const Scores& in,
+                                            const Span& span) {
+  const Logits<T, kClasses> logits(in, span.row, span.begin);
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) logits.load(scores[p], span.first(p), span.count);
+  if (!in.noise.on) return;
+  const NoiseKey key(in.noise, span.row, span.begin);
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) add_noise(scores[p], key, span.first(p), /*draw=*/0);
+}
+
+// scores become exponentials, relative to `max`; returns the thread's share of their sum.
+template <typename C, int kPacks, int kClasses>
+__device__ __forceinline__ C exponentiate(C (&scores)[kPacks][kClasses], const ExponentScale<C>& exponent, C max) {
+  const C half_max = C(0.5) * max;
+  C sums[kPacks];
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+#pragma unroll
+    for (int i = 0; i < kClasses; ++i) {
+      C h = scores[p][i] * C(0.5) - half_max;
+      if (exponent.is_extreme) h = exponent.enlarge(h);
+      scores[p][i] = exponent(h);
+    }
+    sums[p] = tree_sum<kClasses>(scores[p]);
+  }
+  return tree_sum<kPacks>(sums);
+}
+
+// The exponentials times `factor`; NaN where `undefined`.
+template <typename T, typename Span, int kPacks, int kClasses>
+__device__ __forceinline__ void store_relaxed(const Rows& out, const Span& span,
+                                              const Compute<T> (&exponentials)[kPacks][kClasses], double factor,
+                                              bool undefined) {
+  using C = Compute<T>;
+  const Row<T> row = Row<T>::template of<kClasses>(out, span.row, span.begin);
+  const C scale = undefined ? C(__builtin_nanf("")) : static_cast<C>(factor);
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    C values[kClasses];
+#pragma unroll
+    for (int i = 0; i < kClasses; ++i) values[i] = exponentials[p][i] * scale;
+    store_numbers<T>(row, span.first(p), span.count, values);
+  }
+}
+
+// `hot` counts from where the span begins; a class outside is none.
+template <typename T, int kPacks, int kClasses, typename Span>
+__device__ __forceinline__ void store_one_hot(const Rows& out, const Span& span, std::int64_t hot, bool undefined) {
+  using C = Compute<T>;
+  const Row<T> row = Row<T>::template of<kClasses>(out, span.row, span.begin);
+  T one, filler;
+  narrow(undefined ? C(__builtin_nanf("")) : C(1), one);
+  narrow(undefined ? C(__builtin_nanf("")) : C(0), filler);
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    T values[kClasses];
+#pragma unroll
+    for (int i = 0; i < kClasses; ++i) values[i] = span.first(p) + i == hot ? one : filler;
+    store_pack(row, span.first(p), span.count, values);
+  }
+}
+
+template <typename T, typename Team, int kPacks>
+__global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, kPacks>())
+    forward_rows(const __grid_constant__ ForwardJob job, const __grid_constant__ RowExponent<Compute<T>> exponents) {
+  using C = Compute<T>;
+  constexpr int kClasses = kPackClasses<T>;
+  GUMBEL_EXT_SHARED(typename Team::Scratch, scratch);
+  const Team team{scratch};
+  const Shape& shape = job.scores.shape;
+  for (std::int64_t base = team.first(); base < shape.rows; base += team.step()) {
+    const Span<Team, kClasses> span(team, shape, base);
+    C scores[kPacks][kClasses];
+    load_scores<T>(scores, job.scores, span);
+    const auto best = winner_of(scores, span);
+    const ExponentScale<C> exponent = exponents(job.tau, span.row);
+    const bool undefined = is_undefined(best.score) || !(exponent.tau == exponent.tau);
+    if (job.relaxed) {
+      const C sum = exponentiate(scores, exponent, best.score);
+      const double total = team.combine(static_cast<double>(sum), Plus());
+      store_relaxed<T>(job.relaxed, span, scores, 1 / total, undefined);
+    }
+    if (job.one_hot) store_one_hot<T, kPacks, kClasses>(job.one_hot, span, best.index, undefined);
+  }
+}
+
+// Which tile of which row a block takes.
+struct TileTask {
+  std::int64_t row, begin;
+  int count;
+
+  __device__ __forceinline__ TileTask(const Shape& shape, std::int64_t task)
+      : TileTask(divide(task, shape.tiles()), shape.classes) {
+  }
+
+ private:
+  __device__ __forceinline__ TileTask(Division at, std::int64_t classes)
+      : row(at.quotient), begin(at.remainder * kTileClasses) {
+    count = static_cast<int>(begin + kTileClasses < classes ? kTileClasses : classes - begin);
+  }
+};
+
+constexpr int kTileThreads = 256;
+template <typename T>
+constexpr int kTilePacks = kTileClasses / kTileThreads / kPackClasses<T>;
+
+// stats: [rows][tiles]
+template <typename T>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    forward_tiles(const __grid_constant__ ForwardJob job, const __grid_constant__ RowExponent<Compute<T>> exponents,
+                  TileStats* stats) {
+  using C = Compute<T>;
+  constexpr int kClasses = kPackClasses<T>;
+  GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
+  const BlockTeam team{scratch};
+  const Shape& shape = job.scores.shape;
+  for (std::int64_t task = team.first(); task < shape.rows * shape.tiles(); task += team.step()) {
+    const TileTask tile(shape, task);
+    const Span<BlockTeam, kClasses> span(team, shape, tile.row, tile.begin, tile.count);
+    C scores[kTilePacks<T>][kClasses];
+    load_scores<T>(scores, job.scores, span);
+    const auto best = winner_of(scores, span);
+    double total = 0;
+    if (job.relaxed && !is_undefined(best.score)) {
+      const C sum = exponentiate(scores, exponents(job.tau, tile.row), best.score);
+      total = team.combine(static_cast<double>(sum), Plus());
+    }
+    if (team.rank() == 0) stats[task] = {static_cast<double>(best.score), total, 0, tile.begin + best.index};
+  }
+}
+
+// A row's statistics over some of its tiles: of the largest maximum, the first; the sum relative to it.
+template <typename C>
+struct CombineTiles {
+  ExponentScale<C> exponent;
+
+  __device__ __forceinline__ TileStats operator()(const TileStats& a, const TileStats& b) const {
+    const bool a_wins = wins(a.max, a.argmax, b.max, b.argmax);
+    const double max = a_wins ? a.max : b.max, other_max = a_wins ? b.max : a.max;
+    double sum = a_wins ? a.sum : b.sum;
+    const double other_sum = a_wins ? b.sum : a.sum;
+    if (other_sum > 0) sum += other_sum * exponent.relative(other_max, max);
+    return {max, sum, 0, a_wins ? a.argmax : b.argmax};
+  }
+};
+
+// One block a row: row_stats[row] from stats[row][tile], and its sum relative to its maximum.
+template <typename T>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    forward_combine(const __grid_constant__ ForwardJob job,
+                    const __grid_constant__ RowExponent<Compute<T>> exponents, const TileStats* stats,
+                    TileStats* row_stats) {
+  using C = Compute<T>;
+  GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
+  const BlockTeam team{scratch};
+  const Shape& shape = job.scores.shape;
+  for (std::int64_t row = team.first(); row < shape.rows; row += team.step()) {
+    const CombineTiles<C> combine{exponents(job.tau, row)};
+    TileStats mine{-__builtin_inf(), 0, 0, shape.classes};
+    for (std::int64_t t = team.rank(); t < shape.tiles(); t += team.size())
+      mine = combine(mine, stats[row * shape.tiles() + t]);
+    const TileStats all = team.combine(mine, combine);
+    if (team.rank() == 0) row_stats[row] = all;
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    forward_finish(const __grid_constant__ ForwardJob job, const __grid_constant__ RowExponent<Compute<T>> exponents,
+                   const TileStats* row_stats) {
+  using C = Compute<T>;
+  constexpr int kClasses = kPackClasses<T>;
+  GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
+  const BlockTeam team{scratch};
+  const Shape& shape = job.scores.shape;
+  for (std::int64_t task = team.first(); task < shape.rows * shape.tiles(); task += team.step()) {
+    const TileTask tile(shape, task);
+    const Span<BlockTeam, kClasses> span(team, shape, tile.row, tile.begin, tile.count);
+    const TileStats row = row_stats[tile.row];
+    const ExponentScale<C> exponent = exponents(job.tau, tile.row);
+    const bool undefined = is_undefined(row.max) || !(exponent.tau == exponent.tau);
+    if (job.relaxed) {
+      C scores[kTilePacks<T>][kClasses];
+      load_scores<T>(scores, job.scores, span);
+      exponentiate(scores, exponent, static_cast<C>(row.max));
+      store_relaxed<T>(job.relaxed, span, scores, 1 / row.sum, undefined);
+    }
+    if (job.one_hot)
+      store_one_hot<T, kTilePacks<T>, kClasses>(job.one_hot, span, row.argmax - tile.begin, undefined);
+  }
+}
+
+}  // namespace gumbel_ext::cuda

@@ -1,0 +1,51 @@
+#include "index.cuh"
+
+#include "launch.cuh"
+
+namespace gumbel_ext::cuda {
+namespace {
+
+template <typename T, typename Team>
+cudaError_t run_team(const IndexJob& job, const Launcher& launch, Best* partial) {
+  constexpr int kDraws = sizeof(T) == 4 ? 4 : 2;
+  const std::int64_t rows = job.scores.shape.rows, parts = launch.plan.parts;
+  if (job.draws == 1) return launch.rows(index_rows<T, Team, 1>, rows, parts, job, parts, partial);
+  return launch.rows(index_rows<T, Team, kDraws>, rows, (job.draws + kDraws - 1) / kDraws * parts, job, parts, partial);
+}
+
+template <typename T>
+cudaError_t run_plan(const IndexJob& job, const Launcher& launch) {
+  const Plan& plan = launch.plan;
+  if (plan.kernel == Kernel::kWarp && plan.lanes == 4) return run_team<T, WarpTeam<4>>(job, launch, nullptr);
+  if (plan.kernel == Kernel::kWarp && plan.lanes == 8) return run_team<T, WarpTeam<8>>(job, launch, nullptr);
+  if (plan.kernel == Kernel::kWarp) return run_team<T, WarpTeam<32>>(job, launch, nullptr);
+  if (plan.kernel == Kernel::kAcross) return run_team<T, AcrossTeam>(job, launch, nullptr);
+  if (plan.parts == 1) return run_team<T, BlockTeam>(job, launch, nullptr);
+  const std::int64_t results = job.scores.shape.rows * job.draws;
+  Best* partial = launch.workspace<Best>(results * plan.parts);
+  const cudaError_t error = run_team<T, BlockTeam>(job, launch, partial);
+  if (error != cudaSuccess) return error;
+  return launch(index_combine, results, kIndexThreads, job, plan.parts, partial);
+}
+
+// Whether a logit over its temperature may be infinite.
+template <typename T>
+bool may_leave_range(const RowScalar& temperature) {
+  if (temperature.rows) return true;
+  return temperature.value > 0 && temperature.value < (std::is_same_v<T, Float16> ? 0x1p-100 : 1);
+}
+
+}  // namespace
+
+cudaError_t run(const IndexJob& job, Element element, const Context& context) {
+  const std::int64_t results = job.scores.shape.rows * job.draws;
+  if (results == 0) return cudaSuccess;
+  const Launcher launch{context, context.plan.value_or(plan_index(job, context.limits))};
+  return visit_element(element, [&]<typename T>(T) {
+    const cudaError_t error = run_plan<T>(job, launch);
+    if (error != cudaSuccess || !may_leave_range<T>(job.temperature)) return error;
+    return launch(index_again<T>, (results + kIndexThreads - 1) / kIndexThreads, kIndexThreads, job, launch.plan.parts);
+  });
+}
+
+}  // namespace gumbel_ext::cuda

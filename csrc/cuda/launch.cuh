@@ -1,0 +1,100 @@
+// From an element type and a plan to a kernel's instance, and to its launch.
+#pragma once
+
+#include "launch.h"
+#include "rows.cuh"
+
+namespace gumbel_ext::cuda {
+
+// visit(T{}) for the element type.
+template <typename Visit>
+cudaError_t visit_element(Element element, Visit visit) {
+  switch (element) {
+    case Element::kFloat32:
+      return visit(float{});
+    case Element::kFloat64:
+      return visit(double{});
+    case Element::kFloat16:
+      return visit(Float16{});
+    case Element::kBFloat16:
+      return visit(BFloat16{});
+  }
+  return cudaErrorInvalidValue;
+}
+
+// A job's context and the plan chosen for it.
+struct Launcher {
+  const Context& context;
+  Plan plan;
+
+  // `kernel` on as many blocks as there are tasks; it takes further tasks itself where those are more than a grid
+  // holds.
+  template <typename... Parameters, typename... Arguments>
+  cudaError_t operator()(void (*kernel)(Parameters...), std::int64_t tasks, int threads,
+                         const Arguments&... arguments) const {
+    constexpr std::int64_t kMaxGrid = std::int64_t(1) << 30;
+    const unsigned blocks = plan.kernel == Kernel::kCluster ? plan.blocks : 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(tasks < kMaxGrid / blocks ? tasks : kMaxGrid / blocks) * blocks);
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.stream = context.stream;
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = blocks;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    if (blocks > 1) {
+      config.attrs = &cluster;
+      config.numAttrs = 1;
+    }
+    return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+  }
+  // The same for rows of which a block serves as many as its teams do.
+  template <typename... Parameters, typename... Arguments>
+  cudaError_t rows(void (*kernel)(Parameters...), std::int64_t rows, std::int64_t tasks_per_row,
+                   const Arguments&... arguments) const {
+    const std::int64_t at_once = plan.kernel == Kernel::kWarp     ? plan.threads / plan.lanes
+                                 : plan.kernel == Kernel::kAcross ? kWarp
+                                                                  : 1;
+    return (*this)(kernel, (rows + at_once - 1) / at_once * tasks_per_row, plan.threads, arguments...);
+  }
+  template <typename V>
+  V* workspace(std::int64_t count) const {
+    return static_cast<V*>(context.workspace(count * std::int64_t(sizeof(V))));
+  }
+};
+
+// Stands for an instance of a kernel that keeps rows in registers: kPacks packs a thread.
+template <typename Team_, int kPacks_>
+struct Instance {
+  using Team = Team_;
+  static constexpr int kPacks = kPacks_;
+};
+
+// visit(Instance<...>{}) for the plan.
+template <typename T, typename Visit>
+cudaError_t visit_plan(const Plan& plan, Visit visit) {
+  constexpr int kPack = kPackClasses<T>, kWidest = sizeof(T) == 8 ? 16 : 40;
+  cudaError_t result = cudaErrorInvalidValue;
+  const auto consider = [&]<typename Team, int kItems>(Kernel kernel, int lanes) {
+    if constexpr (kItems % kPack == 0 && kItems <= kWidest)
+      if (plan.kernel == kernel && plan.lanes == lanes && plan.items == kItems)
+        result = visit(Instance<Team, kItems / kPack>{});
+  };
+  consider.template operator()<WarpTeam<4>, kPack>(Kernel::kWarp, 4);
+  consider.template operator()<WarpTeam<8>, kPack>(Kernel::kWarp, 8);
+  consider.template operator()<WarpTeam<16>, kPack>(Kernel::kWarp, 16);
+  consider.template operator()<WarpTeam<32>, 4>(Kernel::kWarp, 32);
+  consider.template operator()<WarpTeam<32>, 8>(Kernel::kWarp, 32);
+  consider.template operator()<WarpTeam<32>, 16>(Kernel::kWarp, 32);
+  consider.template operator()<WarpTeam<32>, 32>(Kernel::kWarp, 32);
+  consider.template operator()<BlockTeam, 16>(Kernel::kBlock, 0);
+  consider.template operator()<BlockTeam, 32>(Kernel::kBlock, 0);
+  consider.template operator()<ClusterTeam, 16>(Kernel::kCluster, 0);
+  consider.template operator()<ClusterTeam, 32>(Kernel::kCluster, 0);
+  consider.template operator()<ClusterTeam, 40>(Kernel::kCluster, 0);
+  consider.template operator()<AcrossTeam, 16>(Kernel::kAcross, 0);
+  consider.template operator()<AcrossTeam, 32>(Kernel::kAcross, 0);
+  return result;
+}
+
+}  // namespace gumbel_ext::cuda

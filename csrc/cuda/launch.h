@@ -1,0 +1,29 @@
+// Jobs to kernels on a stream. Free of torch.
+#pragma once
+
+#if !defined(GUMBEL_EXT_CUDA_ON_CPU)
+#include <cuda_runtime_api.h>
+#endif
+
+#include <functional>
+#include <optional>
+
+#include "plan.h"
+
+namespace gumbel_ext::cuda {
+
+// Where jobs run.
+struct Context {
+  cudaStream_t stream = nullptr;
+  DeviceLimits limits;
+  std::function<void*(std::int64_t bytes)> workspace;  // working memory, until the job is done
+  std::optional<Plan> plan;                            // instead of the one that is chosen
+};
+
+// Jobs without rows, classes or draws launch nothing. They return what the launches do.
+cudaError_t run(const ForwardJob& job, Element element, const Context& context);
+cudaError_t run(const IndexJob& job, Element element, const Context& context);
+cudaError_t run(const NoiseJob& job, Element element, const Context& context);
+cudaError_t run(const BackwardJob& job, Element element, const Context& context);
+
+}  // namespace gumbel_ext::cuda

@@ -1,0 +1,15 @@
+#include "noise.cuh"
+
+#include "launch.cuh"
+
+namespace gumbel_ext::cuda {
+
+cudaError_t run(const NoiseJob& job, Element element, const Context& context) {
+  if (job.shape.rows == 0 || job.shape.classes == 0) return cudaSuccess;
+  return visit_element(element, [&]<typename T>(T) {
+    const std::int64_t packs = (job.shape.classes + kPackClasses<T> - 1) / kPackClasses<T> * job.shape.rows;
+    return Launcher{context, {}}(noise_packs<T>, (packs + kNoiseThreads - 1) / kNoiseThreads, kNoiseThreads, job);
+  });
+}
+
+}  // namespace gumbel_ext::cuda

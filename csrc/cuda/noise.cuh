@@ -1,0 +1,27 @@
+// The noise itself: g(seed, row, class, 0) into a tensor.
+#pragma once
+
+#include "scores.cuh"
+
+namespace gumbel_ext::cuda {
+
+constexpr int kNoiseThreads = 256;
+
+// A thread takes packs of classes, wherever they lie.
+template <typename T>
+__global__ void __launch_bounds__(kNoiseThreads, 2) noise_packs(const __grid_constant__ NoiseJob job) {
+  using C = Compute<T>;
+  constexpr int kClasses = kPackClasses<T>;
+  const std::int64_t packs = (job.shape.classes + kClasses - 1) / kClasses;
+  const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
+  for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < job.shape.rows * packs; i += step) {
+    const Division at = divide(i, packs);
+    const std::int64_t row = at.quotient, first = at.remainder * kClasses;
+    C noise[kClasses] = {};
+    const int count = static_cast<int>(job.shape.classes - first < kClasses ? job.shape.classes - first : kClasses);
+    add_noise(noise, NoiseKey(job.noise, row, first), 0, /*draw=*/0);
+    store_numbers<T>(Row<T>::template of<kClasses>(job.out, row, first), 0, count, noise);
+  }
+}
+
+}  // namespace gumbel_ext::cuda

@@ -1,0 +1,36 @@
+// Which kernel serves which rows, and how it is launched. Free of torch and of CUDA.
+#pragma once
+
+#include "../core/job.h"
+
+namespace gumbel_ext::cuda {
+
+struct DeviceLimits {
+  int multiprocessors;
+  int max_cluster_blocks;  // 1 where there are no clusters (before compute capability 9.0)
+};
+
+// See team.cuh for the teams.
+enum class Kernel {
+  kWarp,     // WarpTeam<lanes>
+  kBlock,    // BlockTeam
+  kCluster,  // ClusterTeam
+  kAcross,   // AcrossTeam
+  kTiles     // several passes over tiles of the rows (forward.cuh); or, of the index, over parts
+};
+
+struct Plan {
+  Kernel kernel = Kernel::kTiles;
+  int lanes = 0;        // of a row's team, within a warp
+  int items = 0;        // classes that a thread keeps
+  int threads = 0;      // of a block
+  int blocks = 1;       // of a cluster
+  std::int64_t parts = 1;  // of a row, of the index
+};
+
+// For the kernels that keep rows in registers: forward and backward. `rows` are those of the logits or of p.
+Plan plan_rows(const Shape& shape, const Rows& rows, Element element, const DeviceLimits& limits);
+// For the index, which keeps none.
+Plan plan_index(const IndexJob& job, const DeviceLimits& limits);
+
+}  // namespace gumbel_ext::cuda

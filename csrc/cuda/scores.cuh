@@ -1,0 +1,119 @@
+// The first stages of every operation: a team's logits in registers, masked, with noise.
+#pragma once
+
+#include "../core/gumbel.h"
+#include "../core/search.h"
+#include "rows.cuh"
+
+namespace gumbel_ext::cuda {
+
+// The key and the counter of a span's noise.
+struct NoiseKey {
+  std::uint64_t seed;
+  std::uint64_t row;
+  std::uint32_t first_quad;
+
+  // Requires: `begin` is a multiple of kPhiloxWords.
+  __device__ __forceinline__ NoiseKey(const Noise& noise, std::int64_t row, std::int64_t begin)
+      : seed(noise.seed),
+        row(static_cast<std::uint64_t>(row)),
+        first_quad(static_cast<std::uint32_t>(begin / kPhiloxWords)) {
+    if (noise.captured.seed)
+      seed = generator_seed(static_cast<std::uint64_t>(*noise.captured.seed),
+                            static_cast<std::uint64_t>(*noise.captured.offset) + noise.captured.offset_in_graph);
+    if (!noise.row_seeds) return;
+    seed = static_cast<std::uint64_t>(noise.row_seeds[row]);
+    this->row = 0;
+  }
+  // Of the four classes from `first` on, counted from the span's begin.
+  __device__ __forceinline__ PhiloxWords words(int first, std::uint32_t draw) const {
+    return philox_words(seed, row, first_quad + static_cast<std::uint32_t>(first) / kPhiloxWords, draw);
+  }
+};
+
+// The noise of the four classes from `first` on, of which `words` are the words.
+template <typename C>
+__device__ __forceinline__ void words_to_noise(C (&noise)[kPhiloxWords], const PhiloxWords& words, const NoiseKey& key,
+                                               int first, std::uint32_t draw) {
+  std::uint32_t smallest = ~0u;
+#pragma unroll
+  for (int i = 0; i < kPhiloxWords; ++i) {
+    noise[i] = gumbel_from_word<C>(words.word[i]);
+    smallest = words.word[i] < smallest ? words.word[i] : smallest;
+  }
+  if (smallest >= kTailWords) return;
+  const PhiloxWords more = key.words(first, draw + kTailDraw);
+#pragma unroll
+  for (int i = 0; i < kPhiloxWords; ++i)
+    if (words.word[i] < kTailWords) noise[i] = gumbel_tail<C>(words.word[i], more.word[i]);
+}
+
+template <typename C, int kClasses>
+__device__ __forceinline__ void add_noise(C (&scores)[kClasses], const NoiseKey& key, int first, std::uint32_t draw) {
+#pragma unroll
+  for (int q = 0; q < kClasses; q += kPhiloxWords) {
+    C noise[kPhiloxWords];
+    words_to_noise(noise, key.words(first + q, draw), key, first + q, draw);
+#pragma unroll
+    for (int i = 0; i < kPhiloxWords; ++i) scores[q + i] += noise[i];
+  }
+}
+
+// The logits of a span, -infinity where its mask is false.
+template <typename T, int kClasses>
+struct Logits {
+  Row<T> row;
+  Row<std::uint8_t> mask;
+  bool masked;
+
+  __device__ __forceinline__ Logits(const Scores& scores, std::int64_t r, std::int64_t begin)
+      : row(Row<T>::template of<kClasses>(scores.logits, r, begin)), mask{}, masked(scores.mask) {
+    if (masked) mask = Row<std::uint8_t>::template of<kClasses>(scores.mask, r, begin);
+  }
+  // Classes [first, first + kClasses); -infinity from class `count` on.
+  __device__ __forceinline__ void load(Compute<T> (&out)[kClasses], int first, int count) const {
+    load_numbers<T>(out, row, first, count, -Compute<T>(__builtin_inff()));
+    if (!masked) return;
+    std::uint8_t allowed[kClasses];
+    load_pack<std::uint8_t>(allowed, mask, first, count, 1);
+#pragma unroll
+    for (int i = 0; i < kClasses; ++i)
+      if (!allowed[i]) out[i] = -Compute<T>(__builtin_inff());
+  }
+};
+
+// The best class of some.
+template <typename C>
+struct Winner {
+  C score;
+  int index;
+};
+
+struct First {
+  template <typename C>
+  __device__ __forceinline__ Winner<C> operator()(const Winner<C>& a, const Winner<C>& b) const {
+    return wins(a.score, a.index, b.score, b.index) ? a : b;
+  }
+};
+
+// The team's best class, counted from where the span begins.
+template <typename C, typename Span, int kPacks, int kClasses>
+__device__ __forceinline__ Winner<C> winner_of(const C (&scores)[kPacks][kClasses], const Span& span) {
+  Winner<C> best{scores[0][0], span.first(0)};
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p)
+#pragma unroll
+    for (int i = 0; i < kClasses; ++i)
+      if (best.score == best.score && !(scores[p][i] <= best.score))
+        best = {scores[p][i], span.first(p) + i};
+  return span.team.combine(best, First());
+}
+
+// The row's temperature, NaN where it is none.
+__device__ __forceinline__ double temperature_of(const RowScalar& tau, std::int64_t row, bool may_be_zero) {
+  const double t = tau[row];
+  const bool valid = t < __builtin_inf() && (t > 0 || (may_be_zero && t == 0));
+  return valid ? t : __builtin_nan("");
+}
+
+}  // namespace gumbel_ext::cuda

@@ -1,0 +1,218 @@
+// Stands in for CUDA, so that g++ compiles the kernels of csrc/cuda and a CPU executes them: every thread of a block
+// (or of a cluster) is a fiber, and a fiber that has to wait for others lets them run.
+//
+// What it checks as it goes, ending in an exception:
+//   - __ldcs and __stcs are aligned to what they move;
+//   - __stcs goes to memory that was registered as output, and goes there once (written_once);
+//   - threads that wait for each other all arrive.
+#pragma once
+
+#define GUMBEL_EXT_CUDA_ON_CPU
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  dim3(unsigned x = 1) : x(x) {
+  }
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+// ---- Threads ---------------------------------------------------------------------------------------
+
+namespace stand_in {
+
+struct Barrier {
+  unsigned size = 0, arrived = 0;
+  std::uint64_t generation = 0;
+};
+
+constexpr unsigned kWarp = 32;
+
+struct Warp {
+  Barrier barrier;
+  std::uint32_t words[2][kWarp];  // of every other exchange
+};
+
+struct Block {
+  dim3 index;
+  Barrier barrier;
+  Warp* warps;
+  std::map<const void*, std::size_t>* places;  // of shared variables in `shared`, the same for all blocks
+  unsigned char* shared;
+};
+
+struct Thread {
+  dim3 index, block_size, grid_size;
+  Block* block;
+  Block* cluster;  // its blocks
+  Barrier* cluster_barrier;
+  unsigned cluster_rank, cluster_blocks;
+  unsigned exchanges = 0;
+};
+
+// The thread that runs.
+Thread& thread();
+// Waits until `size` threads have arrived.
+void wait(Barrier& barrier);
+// Where this block keeps the shared variable that `key` stands for.
+void* shared(const void* key, std::size_t bytes);
+// Runs `body` once for every thread of every block.
+void run_grid(dim3 grid, dim3 block, unsigned cluster_blocks, const std::function<void()>& body);
+
+void check_aligned(const void* address, std::size_t bytes);
+void note_store(const void* address, std::size_t bytes);
+
+// Memory that kernels may write with __stcs.
+void register_output(const void* address, std::size_t bytes);
+// Whether every byte of it was written exactly once; forgets it.
+bool written_once();
+
+// All lanes' words, seen from every lane.
+inline const std::uint32_t* exchange(std::uint32_t word) {
+  Thread& t = thread();
+  Warp& warp = t.block->warps[t.index.x / kWarp];
+  std::uint32_t* words = warp.words[t.exchanges++ % 2];
+  words[t.index.x % kWarp] = word;
+  wait(warp.barrier);
+  return words;
+}
+
+}  // namespace stand_in
+
+// threadIdx.x and its like: numbers of the thread that reads them.
+namespace stand_in {
+
+inline unsigned thread_number() {
+  return thread().index.x;
+}
+inline unsigned block_number() {
+  return thread().block->index.x;
+}
+inline unsigned block_threads() {
+  return thread().block_size.x;
+}
+inline unsigned grid_blocks() {
+  return thread().grid_size.x;
+}
+
+template <unsigned (*kNumber)()>
+struct Index {
+  struct {
+    operator unsigned() const {
+      return kNumber();
+    }
+  } x;
+};
+
+}  // namespace stand_in
+
+inline stand_in::Index<stand_in::thread_number> threadIdx;
+inline stand_in::Index<stand_in::block_number> blockIdx;
+inline stand_in::Index<stand_in::block_threads> blockDim;
+inline stand_in::Index<stand_in::grid_blocks> gridDim;
+
+#define GUMBEL_EXT_SHARED(Type, name) \
+  static const char name##_key = 0;   \
+  Type& name = *static_cast<std::remove_reference_t<Type>*>(stand_in::shared(&name##_key, sizeof(Type)))
+
+inline void __syncthreads() {
+  stand_in::wait(stand_in::thread().block->barrier);
+}
+inline std::uint32_t __shfl_xor_sync(unsigned, std::uint32_t word, int lane_mask) {
+  const unsigned lane = threadIdx.x % stand_in::kWarp;
+  return stand_in::exchange(word)[lane ^ static_cast<unsigned>(lane_mask)];
+}
+inline int __any_sync(unsigned, int predicate) {
+  const std::uint32_t* words = stand_in::exchange(predicate != 0);
+  std::uint32_t any = 0;
+  for (unsigned lane = 0; lane < stand_in::kWarp; ++lane) any |= words[lane];
+  return any != 0;
+}
+
+template <typename Word>
+Word __ldcs(const Word* from) {
+  stand_in::check_aligned(from, sizeof(Word));
+  return *from;
+}
+template <typename Word>
+void __stcs(Word* to, Word value) {
+  stand_in::check_aligned(to, sizeof(Word));
+  stand_in::note_store(to, sizeof(Word));
+  *to = value;
+}
+
+// ---- What csrc/cuda/builtins.cuh makes of CUDA's own ------------------------------------------------
+
+namespace gumbel_ext::cuda {
+
+inline unsigned cluster_rank() {
+  return stand_in::thread().cluster_rank;
+}
+inline unsigned cluster_blocks() {
+  return stand_in::thread().cluster_blocks;
+}
+inline void cluster_sync() {
+  stand_in::wait(*stand_in::thread().cluster_barrier);
+}
+template <typename V>
+V* in_block(V* shared, unsigned rank) {
+  const stand_in::Thread& t = stand_in::thread();
+  const std::ptrdiff_t offset = reinterpret_cast<unsigned char*>(shared) - t.block->shared;
+  return reinterpret_cast<V*>(t.cluster[rank].shared + offset);
+}
+template <typename E>
+void compute_now(E*&) {
+}
+
+}  // namespace gumbel_ext::cuda
+
+// ---- The runtime -----------------------------------------------------------------------------------
+
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
+  } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
+};
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  if (config->gridDim.x == 0 || config->blockDim.x == 0 || config->blockDim.x % stand_in::kWarp != 0)
+    return cudaErrorInvalidValue;
+  const unsigned cluster = config->numAttrs > 0 ? config->attrs[0].val.clusterDim.x : 1;
+  if (config->gridDim.x % cluster != 0) return cudaErrorInvalidValue;
+  stand_in::run_grid(config->gridDim, config->blockDim, cluster, [&] { kernel(arguments...); });
+  return cudaSuccess;
+}

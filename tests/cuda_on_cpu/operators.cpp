@@ -1,0 +1,102 @@
+// The CUDA kernels as operators on CPU tensors, torch.ops.gumbel_ext_cuda_on_cpu.*: the tensor side is the library's
+// own (device_operators.h), and the launches are those of the .cu files.
+#include "cuda_stand_in.h"
+
+#include "../../csrc/core/philox.h"
+#include "../../csrc/cuda/launch.h"
+#include "../../csrc/device_operators.h"
+
+namespace gumbel_ext {
+namespace {
+
+using at::Tensor;
+using namespace cuda;
+
+// What the tests set.
+std::optional<Plan> forced;
+DeviceLimits limits{132, 8};
+CapturedState captured;
+
+struct CudaOnCpu {
+  struct Guard {
+    explicit Guard(at::Device) {
+    }
+  };
+  static constexpr bool kValuesAtHand = false;
+
+  static Tensor new_like(const Tensor& tensor) {
+    Tensor result = at::empty_like(tensor);
+    stand_in::register_output(result.data_ptr(), result.nbytes());
+    return result;
+  }
+  static Noise draw_noise(const OptionalGenerator&) {
+    Noise noise;
+    noise.captured = captured;
+    return noise;
+  }
+  template <typename Job>
+  static void run(const Job& job, Element element) {
+    Tensor memory;
+    const auto workspace = [&](std::int64_t bytes) {
+      memory = at::full({bytes}, 0xff, at::kByte);  // what was not written reads as NaN
+      return memory.data_ptr();
+    };
+    const cudaError_t error = cuda::run(job, element, Context{nullptr, limits, workspace, forced});
+    const bool once = stand_in::written_once();
+    TORCH_CHECK(error == cudaSuccess, "cuda_on_cpu: a launch was refused");
+    TORCH_CHECK(once, "cuda_on_cpu: not every byte of an output was written exactly once");
+  }
+};
+
+using Operators = DeviceOperators<CudaOnCpu>;
+
+// Registered as outputs: what these two write to.
+void noise(Tensor out, OptionalInt seed, const OptionalTensor& row_seeds, const OptionalGenerator& generator) {
+  stand_in::register_output(out.data_ptr(), out.nbytes());
+  Operators::noise(out, seed, row_seeds, generator);
+}
+Tensor backward_in_place(const Tensor& grad, Tensor relaxed, double tau, const OptionalTensor& tau_rows,
+                         std::int64_t dim, bool need_tau) {
+  stand_in::register_output(relaxed.data_ptr(), relaxed.nbytes());
+  return Operators::backward_in_place(grad, relaxed, tau, tau_rows, dim, need_tau);
+}
+
+// The next jobs' plan: kernel, lanes, items, threads, blocks, parts; none: as chosen.
+void force_plan(const std::vector<std::int64_t>& numbers) {
+  forced.reset();
+  if (numbers.empty()) return;
+  TORCH_CHECK(numbers.size() == 6, "expected six numbers");
+  forced = Plan{Kernel(numbers[0]),   static_cast<int>(numbers[1]), static_cast<int>(numbers[2]),
+                int(numbers[3]), static_cast<int>(numbers[4]), numbers[5]};
+}
+
+void set_limits(std::int64_t multiprocessors, std::int64_t max_cluster_blocks) {
+  limits = {static_cast<int>(multiprocessors), static_cast<int>(max_cluster_blocks)};
+}
+
+// The generator's state while a graph is captured: `state` holds seed and offset, and outlives its use.
+void set_captured(const Tensor& state, std::int64_t offset_in_graph) {
+  const auto* numbers = state.const_data_ptr<std::int64_t>();
+  captured = {numbers, numbers + 1, static_cast<std::uint64_t>(offset_in_graph)};
+}
+
+std::int64_t seed_of_state(std::int64_t seed, std::int64_t offset) {
+  return static_cast<std::int64_t>(generator_seed(static_cast<std::uint64_t>(seed), static_cast<std::uint64_t>(offset)));
+}
+
+}  // namespace
+
+TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
+  m.def("_relaxed", Operators::relaxed);
+  m.def("_one_hot", Operators::one_hot);
+  m.def("_index", Operators::index);
+  m.def("_backward", Operators::backward);
+  m.def("_noise_", noise);
+  m.def("_backward_", backward_in_place);
+  m.def("force_plan", force_plan);
+  m.def("set_limits", set_limits);
+  m.def("set_captured", set_captured);
+  m.def("seed_of_state", seed_of_state);
+}
+
+}  // namespace gumbel_ext
