@@ -2,8 +2,9 @@
 # is a CUDA build: a CPU build of ours serves both. It stands beside find_package(Torch) in one project.
 #
 # Input: CMAKE_PREFIX_PATH, with what `torch.utils.cmake_prefix_path` prints or where LibTorch was unzipped;
-# or Torch_DIR. Output: the target TorchCpu::TorchCpu, Torch_VERSION, TORCH_INSTALL_PREFIX, TORCH_HAS_CUDA, and
-# TORCH_OPENMP_LIBRARY, empty where torch brings none.
+# or Torch_DIR. Output: the target TorchCpu::TorchCpu, Torch_VERSION, TORCH_INSTALL_PREFIX, and TORCH_OPENMP_LIBRARY,
+# empty where torch brings none. TORCH_HAS_CUDA: whether torch is a CUDA build; then also the target
+# TorchCpu::TorchCuda, torch's own CUDA libraries, and TORCH_CUDA_VERSION, empty where it is not said.
 
 find_path(Torch_DIR TorchConfig.cmake PATH_SUFFIXES Torch share/cmake/Torch PATHS ${TorchCpu_FALLBACK_PATHS})
 if(Torch_DIR)
@@ -22,10 +23,18 @@ if(Torch_DIR)
   if(NOT EXISTS "${TORCH_OPENMP_LIBRARY}")
     set(TORCH_OPENMP_LIBRARY "")
   endif()
-  if(EXISTS "${TORCH_INSTALL_PREFIX}/lib/libtorch_cuda.so")
+  unset(TORCH_CUDA_LIBRARY CACHE)
+  unset(C10_CUDA_LIBRARY CACHE)
+  find_library(TORCH_CUDA_LIBRARY torch_cuda PATHS "${TORCH_INSTALL_PREFIX}/lib" NO_DEFAULT_PATH)
+  find_library(C10_CUDA_LIBRARY c10_cuda PATHS "${TORCH_INSTALL_PREFIX}/lib" NO_DEFAULT_PATH)
+  set(TORCH_HAS_CUDA OFF)
+  set(TORCH_CUDA_VERSION "")
+  if(TORCH_CUDA_LIBRARY AND C10_CUDA_LIBRARY)
     set(TORCH_HAS_CUDA ON)
-  else()
-    set(TORCH_HAS_CUDA OFF)
+    if(EXISTS "${TORCH_INSTALL_PREFIX}/version.py")
+      file(STRINGS "${TORCH_INSTALL_PREFIX}/version.py" _version_line REGEX "^cuda.*=" LIMIT_COUNT 1)
+      string(REGEX MATCH "[0-9]+\\.[0-9]+" TORCH_CUDA_VERSION "${_version_line}")
+    endif()
   endif()
 endif()
 
@@ -45,4 +54,9 @@ if(TorchCpu_FOUND AND NOT TARGET TorchCpu::TorchCpu)
     target_link_options(TorchCpu::TorchCpu INTERFACE
       "LINKER:--push-state,--no-as-needed,${TORCH_OPENMP_LIBRARY},--pop-state")
   endif()
+endif()
+if(TorchCpu_FOUND AND TORCH_HAS_CUDA AND NOT TARGET TorchCpu::TorchCuda)
+  add_library(TorchCpu::TorchCuda INTERFACE IMPORTED GLOBAL)
+  target_link_libraries(TorchCpu::TorchCuda INTERFACE
+    TorchCpu::TorchCpu "${TORCH_CUDA_LIBRARY}" "${C10_CUDA_LIBRARY}")
 endif()

@@ -99,7 +99,7 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
 bool SoftmaxBackward::take_relaxed(const Tensor& p) {
   if (torch::autograd::get_current_graph_task_keep_graph() || at::isTensorSubclassLike(p)) return false;
   relaxed.reset_data();
-  return p.is_cpu() && p.use_count() == 1 && p.storage().use_count() == 1;
+  return (p.is_cpu() || p.is_cuda()) && p.use_count() == 1 && p.storage().use_count() == 1;
 }
 
 // What a differentiable forward and its gradient have in common, whatever it outputs.

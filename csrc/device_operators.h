@@ -42,7 +42,8 @@ struct DeviceOperators {
         for (std::int64_t r = 0; Device::kValuesAtHand && r < row_taus.numel(); ++r)
           check_temperature(temperature_name, tau.rows[r], may_be_zero);
       }
-      if (noise) scores.noise = noise_source(args.seed, args.row_seeds, args.generator, row_seeds);  // nothing fails now
+      if (noise)
+        scores.noise = noise_source(args.seed, args.row_seeds, args.generator, row_seeds);  // nothing fails now
     }
   };
 
@@ -80,8 +81,7 @@ struct DeviceOperators {
     Tensor out = Device::new_like(logits);
     Tensor relaxed = keep_relaxed ? Device::new_like(logits) : at::empty({0}, logits.options());
     const Rows relaxed_rows = keep_relaxed ? rows_of(relaxed, inputs.dim) : Rows{};
-    Device::run(ForwardJob{inputs.scores, inputs.tau, relaxed_rows, rows_of(out, inputs.dim)},
-                element_of(logits));
+    Device::run(ForwardJob{inputs.scores, inputs.tau, relaxed_rows, rows_of(out, inputs.dim)}, element_of(logits));
     return {out, relaxed};
   }
 

@@ -100,6 +100,16 @@ BuildInfo build_info() {
   return info;
 }
 
+// The same as JSON, for Python.
+std::string build_info_json() {
+  const BuildInfo info = build_info();
+  std::string isas;
+  for (const std::string& isa : info.cpu_isas) isas += (isas.empty() ? "\"" : ", \"") + isa + "\"";
+  return "{\"version\": \"" + info.version + "\", \"torch_version\": \"" + info.torch_version +
+         "\", \"cuda\": " + (info.cuda ? "true" : "false") + ", \"cpu_isa\": \"" + info.cpu_isa +
+         "\", \"cpu_isas\": [" + isas + "], \"num_threads\": " + std::to_string(info.num_threads) + "}";
+}
+
 // Each public operator has an overload for a tensor and for a number, of the temperature and of the seed; those
 // for tensors come first, since the first that fits is called and a tensor of one element fits a number too.
 TORCH_LIBRARY(gumbel_ext, m) {
@@ -139,6 +149,7 @@ TORCH_LIBRARY(gumbel_ext, m) {
                ", Generator? generator=None, ScalarType? dtype=None, Device? device=None) -> Tensor",
            true);
 
+  m.def("_build_info() -> str", build_info_json);
   const std::string source = "int? seed, Tensor? row_seeds, Generator? generator";
   const std::string inputs =
       "(Tensor logits, Tensor? mask, float tau, Tensor? tau_rows, bool noise, " + source + ", int dim";

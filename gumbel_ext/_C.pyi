@@ -1,5 +1,3 @@
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -23,4 +21,3 @@ def gumbel_max(
     seed: int | Tensor | None,
     generator: torch.Generator | None,
 ) -> Tensor: ...
-def build_info() -> dict[str, Any]: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +17,12 @@ def _release(version: str) -> tuple[str, ...]:
     return tuple(version.split("+")[0].split(".")[:2])
 
 
-def load() -> ModuleType:
+def load() -> ModuleType | None:
+    """The module `_C`; none where the environment variable GUMBEL_EXT_LIBRARY names a libgumbel_ext.so to load in its
+    place, whose functions torch.ops then reaches."""
+    if library := os.environ.get("GUMBEL_EXT_LIBRARY"):
+        torch.ops.load_library(library)
+        return None
     record = PACKAGE / "lib" / "torch_version.txt"
     if not record.exists():
         raise ImportError(

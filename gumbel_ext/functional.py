@@ -28,6 +28,7 @@ gradients through stochastic neurons", 2013 [B]; Maddison, Tarlow, Minka, "A* sa
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -38,7 +39,7 @@ from torch.overrides import has_torch_function_unary
 
 from gumbel_ext._load import load
 
-_C = load()
+_C: Any = load()
 _ops = torch.ops.gumbel_ext
 
 
@@ -150,14 +151,14 @@ def build_info() -> dict[str, Any]:
     ``cpu_isa``, the instruction set of the CPU kernels in use, of ``cpu_isas``, those this processor could
     use (the environment variable ``GUMBEL_EXT_CPU_ISA`` chooses another); ``num_threads``.
     """
-    return _C.build_info()
+    return json.loads(_ops._build_info())
 
 
 def _through_dispatcher(logits: Tensor) -> bool:
     """Whether Python must see the call: compilers trace it, subclasses and modes override it."""
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits: expected a torch.Tensor, got {type(logits).__name__}")
-    return torch.compiler.is_compiling() or has_torch_function_unary(logits)
+    return _C is None or torch.compiler.is_compiling() or has_torch_function_unary(logits)
 
 
 def _seed(seed: int | Tensor | None) -> int | Tensor | None:

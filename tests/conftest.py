@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
+import on_device
 import pytest
 import torch
 from hypothesis import settings
 
+import gumbel_ext
+
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")
+
+# What tests want to see in the last lines of a run.
+REPORT = pytest.StashKey[list[str]]()
+
+# Other kernels in the CPU's place: those of a GPU, or (tests/test_cuda_on_cpu.py) CUDA's as the CPU executes them.
+if device := os.environ.get("GUMBEL_EXT_TEST_DEVICE"):
+    on_device.take_over(device)
+if path := os.environ.get("GUMBEL_EXT_TEST_KERNELS"):
+    torch.ops.load_library(path)
+    torch.ops.gumbel_ext_cuda_on_cpu.take_over()
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +33,13 @@ def known_state() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for text in config.stash.get(REPORT, []):
+        terminalreporter.section("CUDA kernels, as compiled")
+        terminalreporter.write(text)
+    if not torch.cuda.is_available():
+        terminalreporter.line("No GPU here: tests/test_cuda.py was skipped, and no kernel ran on a GPU.")
+    elif not gumbel_ext.build_info()["cuda"]:
+        terminalreporter.line("This build has no CUDA kernels: tests/test_cuda.py was skipped.")

@@ -52,16 +52,18 @@ def logits(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return x.to(dtype)
 
 
-def cases() -> dict[str, torch.Tensor]:
+def cases(device: str = "cpu") -> dict[str, torch.Tensor]:
     """Every output and gradient, by name."""
-    results = {}
+    results: dict[str, torch.Tensor] = {}
     for dtype in DTYPES:
         for shape, dim in SHAPES:
-            x, name = logits(shape, dtype), f"{dtype} {shape} {dim}"
+            x, name = logits(shape, dtype).to(device), f"{dtype} {shape} {dim}"
             mask = torch.arange(shape[dim]).remainder(5).ne(3)[(...,) + (None,) * (x.dim() - 1 - dim % x.dim())]
             row_shape = [1 if d == dim % x.dim() else n for d, n in enumerate(shape)]
-            tau = 0.2 + torch.arange(1.0, 1 + x.numel() // shape[dim], dtype=torch.float64).reshape(row_shape) / 7
-            seeds = torch.tensor(SEEDS)[torch.arange(tau.numel()) % 4].reshape(tau.squeeze(dim).shape)
+            mask = mask.to(device)
+            rows = torch.arange(1.0, 1 + x.numel() // shape[dim], dtype=torch.float64, device=device)
+            tau = 0.2 + rows.reshape(row_shape) / 7
+            seeds = torch.tensor(SEEDS)[torch.arange(tau.numel()) % 4].reshape(tau.squeeze(dim).shape).to(device)
             for op_name, op in OPERATIONS.items():
                 results[f"{op_name} {name}"] = op(x, 0.6, dim=dim)
                 results[f"{op_name} tau, mask {name}"] = op(x, tau, dim=dim, mask=mask)
@@ -70,13 +72,14 @@ def cases() -> dict[str, torch.Tensor]:
             for op_name in ("softmax", "gumbel_softmax hard"):
                 a, t = x.nan_to_num(0.0, neginf=-torch.inf).requires_grad_(), tau.clone().requires_grad_()
                 y = OPERATIONS[op_name](a, t, dim=dim)
-                weight = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).view(y.shape).to(dtype)
+                weight = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).view(y.shape).to(dtype).to(device)
                 results[f"{op_name} gradient {name}"], results[f"{op_name} gradient of tau {name}"] = (
                     torch.autograd.grad(y, (a, t), weight)
                 )
-        for seed in (0, torch.tensor(SEEDS)):
-            results[f"noise {dtype} {seed}"] = gumbel_ext.gumbel_noise((4, 4099), seed=seed, dtype=dtype)
-    return results
+        for seed in (0, torch.tensor(SEEDS, device=device)):
+            name = f"noise {dtype} {'seeds' if isinstance(seed, torch.Tensor) else seed}"
+            results[name] = gumbel_ext.gumbel_noise((4, 4099), seed=seed, dtype=dtype, device=device)
+    return {name: result.detach().cpu() for name, result in results.items()}
 
 
 def fingerprints() -> dict[str, str]:

@@ -123,7 +123,7 @@ struct IndexJob {
   Scores scores;
   RowScalar temperature;  // divides the logits before the noise; 0: neither division nor noise
   std::int64_t draws = 1;
-  double shift = 0;  // is subtracted from the logits first, where a temperature takes them out of range
+  double shift = 0;             // is subtracted from the logits first, where a temperature takes them out of range
   std::int64_t* out = nullptr;  // [rows][draws]
 };
 

@@ -34,14 +34,14 @@ GUMBEL_EXT_INLINE void write_one_hot(const Rows& out, const Tile& tile, Buffers<
   write_hot_rows<T>(out, tile.first_row, tile.rows, tile.begin, tile.width, buffers.hot, buffers.filler);
 }
 
-// out = values * factor, where factor may lie below the working precision's normal range.
+// out = values * a * b, where a * b may lie below the working precision's normal range.
 template <typename C>
-GUMBEL_EXT_INLINE void scale_values(C* out, const C* values, std::int64_t n, double factor) {
-  if (factor >= static_cast<double>(FloatTraits<C>::kSmallestNormal)) {
-    scale_row(out, values, static_cast<C>(factor), n);
+GUMBEL_EXT_INLINE void scale_values(C* out, const C* values, std::int64_t n, double a, double b) {
+  if (a * b >= static_cast<double>(FloatTraits<C>::kSmallestNormal)) {
+    scale_row(out, values, static_cast<C>(a * b), n);
     return;
   }
-  for (std::int64_t k = 0; k < n; ++k) out[k] = static_cast<C>(static_cast<double>(values[k]) * factor);
+  for (std::int64_t k = 0; k < n; ++k) out[k] = static_cast<C>(static_cast<double>(values[k]) * a * b);
 }
 
 template <typename C>
@@ -122,7 +122,7 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
     if (undefined)
       fill_values(sink.row(r), tile.width, C(__builtin_nanf("")));
     else
-      scale_values(sink.row(r), values, tile.width, 1 / stats[r].sum);
+      scale_values(sink.row(r), values, tile.width, 1, 1 / stats[r].sum);
   }
   if (!only_tile) return;
   sink.finish();
@@ -168,7 +168,7 @@ void forward_finish(const ForwardJob& job, const GroupState& group, std::int64_t
     }
     const ExponentScale<C> exponent(job.tau[tile.first_row + r]);
     const C* values = tile_values<T>(job, group, tile_index) + r * shape.tiles() * kTileClasses;
-    scale_values(sink.row(r), values, tile.width, exponent.relative(tile_max, row.max) / row.sum);
+    scale_values(sink.row(r), values, tile.width, exponent.relative(tile_max, row.max), 1 / row.sum);
   }
   sink.finish();
   if (job.one_hot)

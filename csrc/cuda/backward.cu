@@ -1,5 +1,4 @@
 #include "backward.cuh"
-
 #include "launch.cuh"
 
 namespace gumbel_ext::cuda {

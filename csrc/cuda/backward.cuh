@@ -63,8 +63,7 @@ struct Products {
     for (int k = 0; k < kPacks; ++k) {
       C dx[kClasses];
 #pragma unroll
-      for (int i = 0; i < kClasses; ++i)
-        dx[i] = p[k][i] == C(0) ? C(0) : p[k][i] * (dy[k][i] - mean) * inverse_tau;
+      for (int i = 0; i < kClasses; ++i) dx[i] = p[k][i] == C(0) ? C(0) : p[k][i] * (dy[k][i] - mean) * inverse_tau;
       store_numbers<T>(row, span.first(k), span.count, dx);
     }
   }
@@ -94,7 +93,8 @@ __global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, (k
       const double sum = team.combine(static_cast<double>(products.log_sum(mean)), Plus());
       if (team.rank() == 0 && span.count > 0) job.grad_tau[span.row] = -sum / job.tau[span.row];
     }
-    if (job.grad_logits) products.store_gradient(job.grad_logits, span, mean, inverse_temperature<C>(job.tau, span.row));
+    if (job.grad_logits)
+      products.store_gradient(job.grad_logits, span, mean, inverse_temperature<C>(job.tau, span.row));
   }
 }
 
@@ -122,7 +122,8 @@ __device__ __forceinline__ void sum_tiles(const Shape& shape, const TileStats* s
   const BlockTeam team{scratch};
   for (std::int64_t row = team.first(); row < shape.rows; row += team.step()) {
     double mine = 0;
-    for (std::int64_t t = team.rank(); t < shape.tiles(); t += team.size()) mine += part(stats[row * shape.tiles() + t]);
+    for (std::int64_t t = team.rank(); t < shape.tiles(); t += team.size())
+      mine += part(stats[row * shape.tiles() + t]);
     const double sum = team.combine(mine, Plus());
     if (team.rank() == 0) sums[row] = tau ? -sum / (*tau)[row] : sum;
   }
@@ -150,7 +151,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       const double sum = team.combine(static_cast<double>(products.log_sum(mean)), Plus());
       if (team.rank() == 0) stats[task].log_sum = sum;
     }
-    if (job.grad_logits) products.store_gradient(job.grad_logits, span, mean, inverse_temperature<C>(job.tau, tile.row));
+    if (job.grad_logits)
+      products.store_gradient(job.grad_logits, span, mean, inverse_temperature<C>(job.tau, tile.row));
   }
 }
 

@@ -1,5 +1,4 @@
 #include "forward.cuh"
-
 #include "launch.cuh"
 
 namespace gumbel_ext::cuda {

@@ -173,9 +173,8 @@ struct CombineTiles {
 // One block a row: row_stats[row] from stats[row][tile], and its sum relative to its maximum.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    forward_combine(const __grid_constant__ ForwardJob job,
-                    const __grid_constant__ RowExponent<Compute<T>> exponents, const TileStats* stats,
-                    TileStats* row_stats) {
+    forward_combine(const __grid_constant__ ForwardJob job, const __grid_constant__ RowExponent<Compute<T>> exponents,
+                    const TileStats* stats, TileStats* row_stats) {
   using C = Compute<T>;
   GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
   const BlockTeam team{scratch};
@@ -211,8 +210,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       exponentiate(scores, exponent, static_cast<C>(row.max));
       store_relaxed<T>(job.relaxed, span, scores, 1 / row.sum, undefined);
     }
-    if (job.one_hot)
-      store_one_hot<T, kTilePacks<T>, kClasses>(job.one_hot, span, row.argmax - tile.begin, undefined);
+    if (job.one_hot) store_one_hot<T, kTilePacks<T>, kClasses>(job.one_hot, span, row.argmax - tile.begin, undefined);
   }
 }
 

@@ -1,5 +1,4 @@
 #include "index.cuh"
-
 #include "launch.cuh"
 
 namespace gumbel_ext::cuda {
@@ -28,13 +27,6 @@ cudaError_t run_plan(const IndexJob& job, const Launcher& launch) {
   return launch(index_combine, results, kIndexThreads, job, plan.parts, partial);
 }
 
-// Whether a logit over its temperature may be infinite.
-template <typename T>
-bool may_leave_range(const RowScalar& temperature) {
-  if (temperature.rows) return true;
-  return temperature.value > 0 && temperature.value < (std::is_same_v<T, Float16> ? 0x1p-100 : 1);
-}
-
 }  // namespace
 
 cudaError_t run(const IndexJob& job, Element element, const Context& context) {
@@ -43,7 +35,8 @@ cudaError_t run(const IndexJob& job, Element element, const Context& context) {
   const Launcher launch{context, context.plan.value_or(plan_index(job, context.limits))};
   return visit_element(element, [&]<typename T>(T) {
     const cudaError_t error = run_plan<T>(job, launch);
-    if (error != cudaSuccess || !may_leave_range<T>(job.temperature)) return error;
+    const RowScalar& t = job.temperature;
+    if (error != cudaSuccess || !(t.rows || (t.value > 0 && t.value < 1))) return error;  // nothing can be marked
     return launch(index_again<T>, (results + kIndexThreads - 1) / kIndexThreads, kIndexThreads, job, launch.plan.parts);
   });
 }

@@ -33,7 +33,8 @@ __device__ __forceinline__ bool may_win(const float (&logits)[kClasses], const P
   bool hit = false;
 #pragma unroll
   for (int i = 0; i < kClasses; ++i)
-    hit |= !quotient.noisy || !(log2_of_word(words[i / 4].word[i % 4]) > WordLimit::limit(quotient.about(logits[i]), best_offset));
+    hit |= !quotient.noisy ||
+           !(log2_of_word(words[i / 4].word[i % 4]) > WordLimit::limit(quotient.about(logits[i]), best_offset));
   return hit;
 }
 
@@ -197,8 +198,7 @@ static __global__ void __launch_bounds__(kIndexThreads, 2)
     Best mine{-__builtin_inf(), job.scores.shape.classes};
     for (std::int64_t p = team.rank(); p < parts; p += team.size()) mine = FirstBest()(mine, partial[i * parts + p]);
     const Best best = team.combine(mine, FirstBest());
-    if (team.rank() == 0)
-      job.out[i] = marked(best.score, best.index, job.temperature[divide(i, job.draws).quotient]);
+    if (team.rank() == 0) job.out[i] = marked(best.score, best.index, job.temperature[divide(i, job.draws).quotient]);
   }
 }
 

@@ -12,6 +12,9 @@
 
 namespace gumbel_ext::cuda {
 
+// Of the current device.
+cudaError_t query_limits(DeviceLimits& limits);
+
 // Where jobs run.
 struct Context {
   cudaStream_t stream = nullptr;

@@ -1,6 +1,5 @@
-#include "noise.cuh"
-
 #include "launch.cuh"
+#include "noise.cuh"
 
 namespace gumbel_ext::cuda {
 

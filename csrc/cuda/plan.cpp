@@ -72,7 +72,8 @@ Plan plan_rows(const Shape& shape, const Rows& rows, Element element, const Devi
   if (classes <= items * kWarp) return warp_plan(classes, pack);
 
   const std::int64_t block = std::int64_t(max_threads) * items;
-  const bool too_few = shape.rows * divide_up(classes, block) * 4 < limits.multiprocessors && classes > 4 * kTileClasses;
+  const bool too_few =
+      shape.rows * divide_up(classes, block) * 4 < limits.multiprocessors && classes > 4 * kTileClasses;
   if (classes > block || too_few) {
     for (int blocks = too_few ? limits.max_cluster_blocks : 2; blocks > 1 && blocks <= limits.max_cluster_blocks;
          blocks *= 2)

@@ -6,8 +6,8 @@
 namespace gumbel_ext::cuda {
 
 struct DeviceLimits {
-  int multiprocessors;
-  int max_cluster_blocks;  // 1 where there are no clusters (before compute capability 9.0)
+  int multiprocessors = 1;
+  int max_cluster_blocks = 1;  // 1 where there are no clusters (before compute capability 9.0)
 };
 
 // See team.cuh for the teams.
@@ -21,10 +21,10 @@ enum class Kernel {
 
 struct Plan {
   Kernel kernel = Kernel::kTiles;
-  int lanes = 0;        // of a row's team, within a warp
-  int items = 0;        // classes that a thread keeps
-  int threads = 0;      // of a block
-  int blocks = 1;       // of a cluster
+  int lanes = 0;           // of a row's team, within a warp
+  int items = 0;           // classes that a thread keeps
+  int threads = 0;         // of a block
+  int blocks = 1;          // of a cluster
   std::int64_t parts = 1;  // of a row, of the index
 };
 

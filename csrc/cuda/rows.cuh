@@ -51,8 +51,7 @@ __device__ __forceinline__ void load_pack(E (&out)[kClasses], const Row<E>& row,
 
 // The other way round; what lies at `count` and beyond is left alone.
 template <typename E, int kClasses>
-__device__ __forceinline__ void store_pack(const Row<E>& row, int first, int count,
-                                           const E (&values)[kClasses]) {
+__device__ __forceinline__ void store_pack(const Row<E>& row, int first, int count, const E (&values)[kClasses]) {
   constexpr int kTotal = kClasses * int(sizeof(E)), kBytes = kTotal < 16 ? kTotal : 16;
   if (row.packed && first + kClasses <= count) {
 #pragma unroll

@@ -104,8 +104,7 @@ __device__ __forceinline__ Winner<C> winner_of(const C (&scores)[kPacks][kClasse
   for (int p = 0; p < kPacks; ++p)
 #pragma unroll
     for (int i = 0; i < kClasses; ++i)
-      if (best.score == best.score && !(scores[p][i] <= best.score))
-        best = {scores[p][i], span.first(p) + i};
+      if (best.score == best.score && !(scores[p][i] <= best.score)) best = {scores[p][i], span.first(p) + i};
   return span.team.combine(best, First());
 }
 

@@ -1,7 +1,5 @@
-// The Python module: build information, and the short path to the public functions (past torch.ops'
-// argument parsing).
+// The Python module: the short path to the public functions (past torch.ops' argument parsing).
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
@@ -69,16 +67,5 @@ PYBIND11_MODULE(_C, m) {
     const auto source = to_seed(seed);
     const py::gil_scoped_release release;
     return gumbel_ext::gumbel_max(logits, divisor, dim, num_samples, mask, source, generator);
-  });
-  m.def("build_info", [] {
-    const gumbel_ext::BuildInfo info = gumbel_ext::build_info();
-    py::dict result;
-    result["version"] = info.version;
-    result["torch_version"] = info.torch_version;
-    result["cuda"] = info.cuda;
-    result["cpu_isa"] = info.cpu_isa;
-    result["cpu_isas"] = info.cpu_isas;
-    result["num_threads"] = info.num_threads;
-    return result;
   });
 }

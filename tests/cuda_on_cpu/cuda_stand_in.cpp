@@ -142,7 +142,7 @@ void run_grid(dim3 grid, dim3 block_size, unsigned cluster_blocks, const std::fu
       std::fill_n(memory[b].get(), kSharedBytes, 0xff);  // what was not written reads as NaN
       blocks[b] = {dim3(first + b), {block_size.x}, warps_of[b].data(), &places, memory[b].get()};
       for (unsigned t = 0; t < block_size.x; ++t)
-        fibers[b * block_size.x + t].thread = {dim3(t),      block_size,       grid, &blocks[b],
+        fibers[b * block_size.x + t].thread = {dim3(t),       block_size,       grid, &blocks[b],
                                                blocks.data(), &cluster_barrier, b,    cluster_blocks};
     }
     run_all();

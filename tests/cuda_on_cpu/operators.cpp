@@ -1,10 +1,11 @@
 // The CUDA kernels as operators on CPU tensors, torch.ops.gumbel_ext_cuda_on_cpu.*: the tensor side is the library's
 // own (device_operators.h), and the launches are those of the .cu files.
-#include "cuda_stand_in.h"
+#include <ATen/CPUGeneratorImpl.h>
 
 #include "../../csrc/core/philox.h"
 #include "../../csrc/cuda/launch.h"
 #include "../../csrc/device_operators.h"
+#include "cuda_stand_in.h"
 
 namespace gumbel_ext {
 namespace {
@@ -29,9 +30,13 @@ struct CudaOnCpu {
     stand_in::register_output(result.data_ptr(), result.nbytes());
     return result;
   }
-  static Noise draw_noise(const OptionalGenerator&) {
+  static Noise draw_noise(const OptionalGenerator& generator) {
     Noise noise;
     noise.captured = captured;
+    if (captured.seed) return noise;
+    auto* source = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
+    const std::lock_guard<std::mutex> lock(source->mutex_);
+    noise.seed = generator_seed(source->random64(), 0);
     return noise;
   }
   template <typename Job>
@@ -51,11 +56,11 @@ struct CudaOnCpu {
 using Operators = DeviceOperators<CudaOnCpu>;
 
 // Registered as outputs: what these two write to.
-void noise(Tensor out, OptionalInt seed, const OptionalTensor& row_seeds, const OptionalGenerator& generator) {
+void noise(Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds, const OptionalGenerator& generator) {
   stand_in::register_output(out.data_ptr(), out.nbytes());
   Operators::noise(out, seed, row_seeds, generator);
 }
-Tensor backward_in_place(const Tensor& grad, Tensor relaxed, double tau, const OptionalTensor& tau_rows,
+Tensor backward_in_place(const Tensor& grad, Tensor& relaxed, double tau, const OptionalTensor& tau_rows,
                          std::int64_t dim, bool need_tau) {
   stand_in::register_output(relaxed.data_ptr(), relaxed.nbytes());
   return Operators::backward_in_place(grad, relaxed, tau, tau_rows, dim, need_tau);
@@ -66,8 +71,8 @@ void force_plan(const std::vector<std::int64_t>& numbers) {
   forced.reset();
   if (numbers.empty()) return;
   TORCH_CHECK(numbers.size() == 6, "expected six numbers");
-  forced = Plan{Kernel(numbers[0]),   static_cast<int>(numbers[1]), static_cast<int>(numbers[2]),
-                int(numbers[3]), static_cast<int>(numbers[4]), numbers[5]};
+  forced = Plan{Kernel(numbers[0]), static_cast<int>(numbers[1]), static_cast<int>(numbers[2]),
+                int(numbers[3]),    static_cast<int>(numbers[4]), numbers[5]};
 }
 
 void set_limits(std::int64_t multiprocessors, std::int64_t max_cluster_blocks) {
@@ -81,7 +86,20 @@ void set_captured(const Tensor& state, std::int64_t offset_in_graph) {
 }
 
 std::int64_t seed_of_state(std::int64_t seed, std::int64_t offset) {
-  return static_cast<std::int64_t>(generator_seed(static_cast<std::uint64_t>(seed), static_cast<std::uint64_t>(offset)));
+  return static_cast<std::int64_t>(
+      generator_seed(static_cast<std::uint64_t>(seed), static_cast<std::uint64_t>(offset)));
+}
+
+// From now on, these operators serve the library's own functions on CPU tensors.
+void take_over() {
+  static auto* library =
+      new torch::Library(torch::Library::IMPL, "gumbel_ext", c10::DispatchKey::CPU, __FILE__, __LINE__);
+  library->impl("_relaxed", Operators::relaxed);
+  library->impl("_one_hot", Operators::one_hot);
+  library->impl("_index", Operators::index);
+  library->impl("_noise_", noise);
+  library->impl("_backward", Operators::backward);
+  library->impl("_backward_", backward_in_place);
 }
 
 }  // namespace
@@ -91,8 +109,10 @@ TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
   m.def("_one_hot", Operators::one_hot);
   m.def("_index", Operators::index);
   m.def("_backward", Operators::backward);
-  m.def("_noise_", noise);
-  m.def("_backward_", backward_in_place);
+  m.def("_noise_(Tensor(a!) out, int? seed, Tensor? row_seeds, Generator? generator) -> ()", noise);
+  m.def("_backward_(Tensor grad, Tensor(a!) relaxed, float tau, Tensor? tau_rows, int dim, bool need_tau) -> Tensor",
+        backward_in_place);
+  m.def("take_over", take_over);
   m.def("force_plan", force_plan);
   m.def("set_limits", set_limits);
   m.def("set_captured", set_captured);

@@ -1,0 +1,76 @@
+// The operators on CUDA.
+#include <ATen/cuda/CUDAGeneratorImpl.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "../core/philox.h"
+#include "../device_operators.h"
+#include "launch.h"
+
+namespace gumbel_ext {
+namespace {
+
+using at::Tensor;
+
+const cuda::DeviceLimits& current_limits() {
+  struct Entry {
+    std::once_flag asked;
+    cuda::DeviceLimits limits;
+  };
+  static std::vector<Entry> entries(c10::cuda::device_count());
+  Entry& entry = entries.at(c10::cuda::current_device());
+  std::call_once(entry.asked, [&] { C10_CUDA_CHECK(cuda::query_limits(entry.limits)); });
+  return entry.limits;
+}
+
+struct Cuda {
+  using Guard = c10::cuda::CUDAGuard;
+  static constexpr bool kValuesAtHand = false;  // reading them would wait for the device
+
+  static Tensor new_like(const Tensor& tensor) {
+    return at::empty_like(tensor);
+  }
+
+  // While a graph is captured, the generator's state is one that every replay moves on.
+  static Noise draw_noise(const OptionalGenerator& generator) {
+    constexpr std::uint64_t kIncrement = 4;  // of a Philox counter, as the generator counts
+    auto* source =
+        at::get_generator_or_default<at::CUDAGeneratorImpl>(generator, at::cuda::detail::getDefaultCUDAGenerator());
+    const at::Device current(at::kCUDA, c10::cuda::current_device());
+    TORCH_CHECK_VALUE(source->device() == current, "generator: expected one on ", current, ", got one on ",
+                      source->device());
+    const at::PhiloxCudaState state = [&] {
+      const std::lock_guard<std::mutex> lock(source->mutex_);
+      return source->philox_cuda_state(kIncrement);
+    }();
+    Noise noise;
+    if (state.captured_)
+      noise.captured = {state.seed_.ptr, state.offset_.ptr, state.offset_intragraph_};
+    else
+      noise.seed = generator_seed(state.seed_.val, state.offset_.val);
+    return noise;
+  }
+
+  template <typename Job>
+  static void run(const Job& job, Element element) {
+    Tensor memory;
+    cuda::Context context;
+    context.stream = c10::cuda::getCurrentCUDAStream();
+    context.limits = current_limits();
+    context.workspace = [&](std::int64_t bytes) {
+      memory = at::empty({bytes}, at::TensorOptions(at::kByte).device(at::kCUDA));
+      return memory.data_ptr();
+    };
+    C10_CUDA_CHECK(cuda::run(job, element, context));
+  }
+};
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(gumbel_ext, CUDA, m) {
+  DeviceOperators<Cuda>::implement(m);
+}
+
+}  // namespace gumbel_ext

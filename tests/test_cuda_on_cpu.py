@@ -1,0 +1,274 @@
+"""The CUDA kernels, executed by the CPU (tests/cuda_on_cpu): what they compute, that they write every byte of
+their outputs exactly once and nothing else, and that they read nothing beyond their inputs.
+
+Every kernel runs at launch shapes of its own choosing and at forced ones. What is compared: indices and one-hot
+outputs, bit for bit, and values within twice the promised bound, with the CPU's own kernels, which the other tests
+hold against the reference. None of this needs a GPU, and none of it shows that one agrees: tests/test_cuda.py does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fingerprint
+import pytest
+import reference
+import torch
+
+import gumbel_ext  # noqa: F401  (registers the operators to compare with)
+
+SOURCE = Path(__file__).resolve().parent / "cuda_on_cpu"
+PATH = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
+pytestmark = pytest.mark.skipif(
+    not all(shutil.which(tool, path=PATH) for tool in ("cmake", "ninja", "g++")), reason="needs cmake, ninja and g++"
+)
+
+WARP, BLOCK, CLUSTER, ACROSS, TILES = range(5)
+# kernel, lanes, items, threads, blocks, parts; and the most classes of float32 it keeps
+ROW_PLANS = {
+    "4 lanes": ((WARP, 4, 0, 128, 1, 1), 16), "8 lanes": ((WARP, 8, 0, 64, 1, 1), 32),
+    "16 lanes": ((WARP, 16, 0, 32, 1, 1), 64), "warp": ((WARP, 32, 8, 128, 1, 1), 256),
+    "warp, 16 each": ((WARP, 32, 16, 64, 1, 1), 512), "warp, 32 each": ((WARP, 32, 32, 32, 1, 1), 1024),
+    "small block": ((BLOCK, 0, 16, 32, 1, 1), 512), "block": ((BLOCK, 0, 16, 256, 1, 1), 4096),
+    "block, 32 each": ((BLOCK, 0, 32, 64, 1, 1), 2048), "cluster of 2": ((CLUSTER, 0, 32, 32, 2, 1), 2048),
+    "cluster of 8": ((CLUSTER, 0, 40, 64, 8, 1), 20480), "across": ((ACROSS, 0, 16, 64, 1, 1), 32),
+    "across, 32 each": ((ACROSS, 0, 32, 128, 1, 1), 128), "tiles": ((TILES, 0, 0, 256, 1, 1), 10**6),
+}  # fmt: skip
+INDEX_PLANS = {
+    "4 lanes": (WARP, 4, 0, 32, 1, 1), "8 lanes": (WARP, 8, 0, 64, 1, 1), "warp": (WARP, 32, 0, 128, 1, 1),
+    "block": (BLOCK, 32, 0, 64, 1, 1), "across": (ACROSS, 0, 0, 96, 1, 1), "2 parts": (TILES, 0, 0, 64, 1, 2),
+    "7 parts": (TILES, 0, 0, 32, 1, 7),
+}  # fmt: skip
+CLASSES = [1, 2, 3, 4, 7, 8, 16, 31, 33, 64, 127, 256, 511, 1000, 2049, 5003]
+FEW_CLASSES = [1, 3, 8, 33, 127, 300, 1009]
+
+cpu = torch.ops.gumbel_ext
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    build = tmp_path_factory.mktemp("cuda_on_cpu")
+    for command in (
+        ["cmake", "-S", SOURCE, "-B", build, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"],
+        ["cmake", "--build", build],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": PATH})
+        assert done.returncode == 0, done.stdout + done.stderr
+    return build / "libcuda_on_cpu.so"
+
+
+@pytest.fixture
+def cuda(library: Path) -> Iterator[Any]:
+    torch.ops.load_library(library)
+    operators = torch.ops.gumbel_ext_cuda_on_cpu
+    yield operators
+    operators.force_plan([])
+    operators.set_limits(132, 8)
+
+
+def logits(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Ordinary rows, with holes of -inf."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    x = torch.randn(shape, generator=generator, dtype=torch.float64) * 3
+    x[torch.rand(shape, generator=generator) < 0.02] = -torch.inf
+    x.select(-1, 0).fill_(1.5)
+    return x.to(dtype)
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor, reach: float) -> None:
+    """Within twice the promised bound, `reach` being max|x + g| / tau; zeros and NaNs alike."""
+    assert torch.equal(found.isnan(), expected.isnan())
+    found, expected = found.nan_to_num(0.0), expected.nan_to_num(0.0)
+    assert torch.equal(found == 0, expected == 0) or found.dtype == torch.float16
+    type_epsilon, epsilon = torch.finfo(found.dtype).eps, torch.finfo(found.dtype).eps / 2
+    if found.dtype in (torch.float16, torch.bfloat16):  # float32's, and one rounding that may fall the other way
+        epsilon = 2.0**-24
+    relative = 2 * epsilon * (8 + 3 * reach) + (type_epsilon if found.dtype.itemsize == 2 else 0)
+    error, scale = (found.double() - expected.double()).abs(), expected.double().abs()
+    assert (error <= relative * scale + 2 * torch.finfo(found.dtype).smallest_normal).all()
+
+
+def assert_gradients_close(
+    found: torch.Tensor, expected: torch.Tensor, p: torch.Tensor, dy: torch.Tensor, tau: torch.Tensor | float
+) -> None:
+    """Within some units of what enters dx = p (dy - <p, dy>) / tau before the difference; rounded once to a half."""
+    working = torch.finfo(torch.float64 if p.dtype == torch.float64 else torch.float32).eps
+    rounding = torch.finfo(p.dtype).eps if p.dtype.itemsize == 2 else 0
+    bound = 8 * working * p.double() / tau * dy.double().abs().max() + rounding * expected.double().abs()
+    assert ((found.double() - expected.double()).abs() <= bound + 2 * torch.finfo(p.dtype).smallest_normal).all()
+
+
+def fits(plan: tuple[int, ...], most: int, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, ...] | None:
+    """The plan for the dtype's packs, where it keeps so many classes."""
+    kernel, lanes, items, threads, blocks, parts = plan
+    pack = 8 if dtype.itemsize == 2 else 4
+    if kernel == WARP and items == 0:
+        items, most = pack, lanes * pack
+    if dtype == torch.float64 and kernel != TILES and (items > 16 or threads > 256):
+        return None
+    return (kernel, lanes, items, threads, blocks, parts) if shape[-1] <= most else None
+
+
+@pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
+@pytest.mark.parametrize("name", ROW_PLANS)
+def test_forward_and_backward(cuda: Any, name: str, dtype: torch.dtype) -> None:
+    """Every kernel that keeps rows in registers, and the tiles, at every row length they serve."""
+    plan, most = ROW_PLANS[name]
+    ran = 0
+    for classes in CLASSES:
+        x = logits((5, classes), dtype)
+        forced = fits(plan, most, x.shape, dtype)
+        if forced is None:
+            continue
+        ran += 1
+        cuda.force_plan(forced)
+        tau = torch.tensor([0.4, 0.7, 1.0, 2.0, 7.0], dtype=torch.float64)[:, None]
+        for noise, taus in ((True, (0.7, None)), (False, (0.7, None)), (True, (1.0, tau))):
+            arguments = (x, None, *taus, noise, 11, None, None, -1)
+            reach = float(x.double().nan_to_num(neginf=0.0).abs().max() + 25) / 0.4
+            expected, relaxed = cpu._one_hot(*arguments, True)
+            found, found_relaxed = cuda._one_hot(*arguments, True)
+            assert torch.equal(found, expected)
+            assert_close(found_relaxed, relaxed, reach)
+            assert torch.equal(cuda._relaxed(*arguments), found_relaxed)
+            assert torch.equal(cuda._one_hot(*arguments, False)[0], expected)
+        dy = torch.linspace(-1, 2, x.numel(), dtype=torch.float64).view(x.shape).to(dtype)
+        expected_x, expected_tau = cpu._backward(dy, relaxed, 1.0, tau, -1, True, True)
+        found_x, found_tau = cuda._backward(dy, relaxed, 1.0, tau, -1, True, True)
+        assert_gradients_close(found_x, expected_x, relaxed, dy, tau)
+        exact = 2e-5 if dtype != torch.float64 else 1e-13
+        torch.testing.assert_close(found_tau, expected_tau, rtol=exact, atol=exact)
+        in_place = relaxed.clone()
+        cuda._backward_(dy, in_place, 1.0, tau, -1, False)
+        torch.testing.assert_close(in_place, found_x, rtol=0, atol=0)
+    assert ran > 0 or dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
+@pytest.mark.parametrize("name", INDEX_PLANS)
+@pytest.mark.parametrize("samples", [None, 1, 2, 5])
+def test_index(cuda: Any, name: str, dtype: torch.dtype, samples: int | None) -> None:
+    """Every index kernel, bit for bit, at temperatures that divide, that are greedy, and that leave the range."""
+    cuda.force_plan(INDEX_PLANS[name])
+    rows = torch.tensor([1.0, 0.0, 0.7, 1e-42, 3.0, 1e30], dtype=torch.float64)[:, None]
+    for classes in FEW_CLASSES:
+        x = logits((6, classes), dtype)
+        for temperature in ((1.0, None), (0.7, None), (0.0, None), (1e-40, None), (1e-300, None), (1.0, rows)):
+            arguments = (x, None, *temperature, 11, None, None, -1, samples)
+            assert torch.equal(cuda._index(*arguments), cpu._index(*arguments))
+
+
+@pytest.mark.parametrize("limits", [(132, 8), (108, 1), (1, 1)], ids=str)
+@pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
+def test_chosen_plans(cuda: Any, limits: tuple[int, int], dtype: torch.dtype) -> None:
+    """Shapes, strides, masks, seeds and temperatures of rows, by the plans that are chosen for them."""
+    cuda.set_limits(*limits)
+    for shape, dim in [*fingerprint.SHAPES, ((40, 16), 0), ((2, 300, 4, 9), 1), ((3, 12000), -1), ((1, 40000), 1)]:
+        x = fingerprint.logits(shape, dtype)
+        mask = torch.arange(shape[dim]).remainder(5).ne(3)[(...,) + (None,) * (x.dim() - 1 - dim % x.dim())]
+        row_shape = [1 if d == dim % x.dim() else n for d, n in enumerate(shape)]
+        tau = 0.2 + torch.arange(1.0, 1 + x.numel() // shape[dim], dtype=torch.float64).reshape(row_shape) / 7
+        seeds = torch.tensor(fingerprint.SEEDS)[torch.arange(tau.numel()) % 4].reshape(tau.squeeze(dim).shape)
+        for view in (x, x.flip(dim).flip(dim), torch.stack([x, x], -1)[..., 1]):
+            for options in ((mask.expand(x.shape), 1.0, tau, True, 5, None), (None, 0.6, None, True, None, seeds)):
+                mask_, tau_, rows, noise, seed, row_seeds = options
+                arguments = (view, mask_, tau_, rows, noise, seed, row_seeds, None, dim)
+                hot, relaxed = cuda._one_hot(*arguments, True)
+                expected_hot, expected = cpu._one_hot(*arguments, True)
+                assert reference.differing(hot, expected_hot) == 0
+                assert_close(relaxed, expected, 1e4)
+                arguments = (view, mask_, tau_, rows, seed, row_seeds, None, dim, 3)
+                assert torch.equal(cuda._index(*arguments), cpu._index(*arguments))
+        if x.isnan().any():
+            x, relaxed = x.nan_to_num(0.0), cpu._relaxed(x.nan_to_num(0.0), None, 0.6, None, False, 1, None, None, dim)
+        found, expected = (ops._backward(x, relaxed, 0.6, None, dim, True, False)[0] for ops in (cuda, cpu))
+        assert_gradients_close(found, expected, relaxed, x, 0.6)
+
+
+@pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(4, 4099), (7, 1), (3, 10), (1, 100000), (0, 3), (2, 0)], ids=str)
+def test_noise(cuda: Any, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    """The noise's bits, tails included."""
+    seeds = torch.tensor(fingerprint.SEEDS)[torch.arange(shape[0]) % 4]
+    for seed, rows in ((1343428, None), (-5, None), (None, seeds)):
+        expected, found = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+        cpu._noise_(expected, seed, rows, None)
+        cuda._noise_(found, seed, rows, None)
+        assert torch.equal(found, expected)
+
+
+def test_state_of_a_captured_generator(cuda: Any) -> None:
+    """A kernel takes the seed from where a captured generator keeps its state, when it runs."""
+    x, state = logits((3, 100), torch.float32), torch.tensor([42, 1000])
+    cuda.set_captured(state, 8)
+    for offset in (1000, 2000):
+        state[1] = offset
+        found = cuda._relaxed(x, None, 1.0, None, True, None, None, None, -1)
+        seed = cuda.seed_of_state(42, offset + 8)
+        assert torch.equal(found, cuda._relaxed(x, None, 1.0, None, True, seed, None, None, -1))
+        assert torch.equal(cuda._index(x, None, 1.0, None, None, None, None, -1, None), found.argmax(-1))
+
+
+@pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
+def test_invalid_temperatures_give_nan(cuda: Any, dtype: torch.dtype) -> None:
+    """The host cannot look at a device's tensor of temperatures: a row of a wrong one is NaN, its index 0."""
+    x = logits((4, 50), dtype)
+    tau = torch.tensor([1.0, 0.0, -1.0, torch.nan])[:, None]
+    hot, relaxed = cuda._one_hot(x, None, 1.0, tau, True, 3, None, None, -1, True)
+    assert not relaxed[0].isnan().any() and not hot[0].isnan().any()
+    assert relaxed[1:].isnan().all() and hot[1:].isnan().all()
+    assert cuda._index(x, None, 1.0, tau, 3, None, None, -1, None)[2:].tolist() == [0, 0]
+
+
+def test_the_tests_of_the_cpu_hold(library: Path) -> None:
+    """With these kernels in the CPU's place, what the other tests ask of values, indices, gradients and noise."""
+    here = Path(__file__).parent
+    files = [here / f"test_{name}.py" for name in ("values", "indices", "gradients", "noise")]
+    not_promised = [
+        "strides_do_not_matter",  # bit for bit, where the GPU's promise is the bound
+        "next_64_bits",  # of the CPU's generator
+        "written_out_of_bounds",  # through views, where the stand-in asks for every byte
+        "follow_the_softmax", "test_distribution",  # that identical bits have identical distributions
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(
+        [*command, "-k", " and ".join(f"not {name}" for name in not_promised)],
+        capture_output=True, text=True, env=os.environ | {"GUMBEL_EXT_TEST_KERNELS": str(library)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+
+
+def test_no_read_beyond_the_inputs(library: Path) -> None:
+    """Inputs that end where an unreadable page begins."""
+    done = subprocess.run([sys.executable, __file__, library], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "guarded\n", done.stderr
+
+
+def run_guarded(path: str) -> None:
+    torch.ops.load_library(path)
+    cuda = torch.ops.gumbel_ext_cuda_on_cpu
+    for dtype in reference.DTYPES:
+        for shape in [(1, 1), (1, 3), (3, 5), (2, 17), (5, 63), (1, 67), (7, 129), (1, 2049), (3, 4111), (1, 20001)]:
+            x, mask = fingerprint.guarded(shape, dtype), fingerprint.guarded(shape, torch.bool)
+            x.copy_(torch.zeros(shape))
+            mask.fill_(True)
+            seeds = fingerprint.guarded((shape[0],), torch.int64).fill_(3)
+            for a, m, dim in ((x, mask, 1), (x, mask, 0), (x.T, mask.T, 0), (x[:, -1:], mask[:, -1:], 0)):
+                relaxed = cuda._one_hot(a, m, 0.5, None, True, 1, None, None, dim, True)[1]
+                guarded = fingerprint.guarded(tuple(a.shape), dtype).copy_(relaxed)
+                cuda._backward(guarded, guarded, 0.5, None, dim, True, True)
+                cuda._index(a, m, 0.5, None, 1, None, None, dim, 3)
+            cuda._relaxed(x, mask, 0.5, None, True, None, seeds, None, 1)
+            cuda._index(x, mask, 0.5, None, None, seeds, None, 1, None)
+
+
+if __name__ == "__main__":
+    run_guarded(sys.argv[1])
+    print("guarded")
