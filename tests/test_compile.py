@@ -79,6 +79,7 @@ def test_opcheck(name: str, overload: str, args: tuple[Any, ...], kwargs: dict[s
 def test_every_overload_is_checked() -> None:
     """The table above leaves none out."""
     names = {s.name.removeprefix("gumbel_ext::") for s in torch._C._jit_get_all_schemas() if "gumbel_ext::" in s.name}
+    names.remove("_build_info")  # no arguments, no result that is a tensor
     found = {(name, overload) for name in names for overload in getattr(ops, name).overloads()}
     assert found == {(name, overload) for name, overload, _, _ in SCHEMAS}
 
