@@ -21,7 +21,7 @@ def load() -> ModuleType | None:
     """The module `_C`; none where the environment variable GUMBEL_EXT_LIBRARY names a libgumbel_ext.so to load in its
     place, whose functions torch.ops then reaches."""
     if library := os.environ.get("GUMBEL_EXT_LIBRARY"):
-        torch.ops.load_library(library)
+        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
         return None
     record = PACKAGE / "lib" / "torch_version.txt"
     if not record.exists():
