@@ -83,6 +83,8 @@ def main() -> int:
 
     facts, load = report.environment(arguments.device), measure.Load()
     ceilings = measure.ceilings(dataclasses.replace(effort, seconds=min(effort.seconds, 2.0)))
+    if arguments.device == "cpu":
+        ceilings += measure.part_ceilings()
     print(report.header(facts, ceilings), flush=True)
     rows = []
     progress = tqdm(chosen, unit="row", dynamic_ncols=True, disable=None)

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import memory
-from benchmarks.cases import Case, Problem
+from benchmarks import memory, parts
+from benchmarks.cases import WORKS, Case, Problem
 from benchmarks.checks import Wrong, check_ours, check_peer
 from benchmarks.peers import CEILINGS, OWN_THREADS, PEERS, UNCHECKED, Side, Unavailable, ours
 
@@ -69,6 +69,7 @@ class Row:
     peers: list[Comparison] = field(default_factory=list)
     ceilings: list[Comparison] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    arithmetic: float | None = None  # Philox, logarithms and exponential alone, shared by the threads
     wrong: str = ""
     rounds: int = 0
 
@@ -109,6 +110,9 @@ def run(case: Case, effort: Effort, device: str = "cpu") -> Row:
     for name, factory in CEILINGS.items():
         with contextlib.suppress(Unavailable):
             sides[name] = factory(problem)
+    if device == "cpu" and case.dtype == torch.float32 and WORKS[case.work] and parts.costs():
+        needed = parts.costs() if case.work != "index" else {"Philox": parts.costs()["Philox"]}
+        row.arithmetic = sum(needed.values()) / torch.get_num_threads()
     _fill(row, sides, interleave(sides, effort, _synchronise(device)), wanted)
     return row
 
@@ -240,6 +244,11 @@ class Ceiling:
     @property
     def gigabytes_per_second(self) -> float:
         return 8 / self.cost.median  # four bytes read, four written
+
+
+def part_ceilings() -> list[Ceiling]:
+    """The parts of the arithmetic, on one core."""
+    return [Ceiling(f"{name} alone, one core", Spread(cost, cost, cost)) for name, cost in parts.costs().items()]
 
 
 def ceilings(effort: Effort, floats: int = 1 << 26) -> list[Ceiling]:

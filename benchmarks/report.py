@@ -55,7 +55,11 @@ def header(facts: dict[str, Any], ceilings: list[Ceiling]) -> str:
     lines = [
         f"{facts['processor']}, {facts['threads']} threads, our kernels for {facts['instruction_set']}",
         names,
-        *(f"{c.name}: {c.gigabytes_per_second:.1f} GB/s, {c.cost.median:.2f} ns per float32" for c in ceilings),
+        *(
+            f"{c.name}: {c.cost.median:.2f} ns per float32"
+            + (f", {c.gigabytes_per_second:.1f} GB/s" if "copy" in c.name else "")
+            for c in ceilings
+        ),
         "ratio: the peer's time per logit over ours, median [quartiles]; more than 1: ours is faster",
     ]
     return "\n".join(lines)
@@ -95,6 +99,9 @@ def table(row: Row) -> str:
         unit, total = "ns per logit", f"{_seconds(row.ours.median * case.logits)} a call, {row.rounds} rounds"
     lines = [f"{title}  ours {_number(row.ours.median)} {_spread(row.ours)} {unit}, {total}"]
     floors = [f"{_number(1 / c.ratio.median)} times {_CEILING_NAMES[c.peer]}" for c in row.ceilings]
+    if row.arithmetic:
+        what = "Philox alone" if case.work == "index" else "Philox, logarithms and exponential alone"
+        floors.append(f"{_number(row.ours.median / row.arithmetic)} times {what}")
     if floors:
         lines.append(f"{'':10}floor: ours takes " + ", ".join(floors))
     for c in row.peers:
@@ -150,6 +157,7 @@ def record(rows: list[Row], ceilings: list[Ceiling], facts: dict[str, Any], date
                 "ours": asdict(row.ours) if row.ours else None,
                 "peers": {c.peer: _entry(c) for c in row.peers},
                 "ceilings": {c.peer: _entry(c) for c in row.ceilings},
+                "arithmetic": row.arithmetic,
                 "left_out": row.left_out,
                 "wrong": row.wrong,
             }

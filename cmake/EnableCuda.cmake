@@ -6,8 +6,6 @@
 # Output: GUMBEL_EXT_WITH_CUDA; then the language CUDA is enabled, with CMAKE_CUDA_ARCHITECTURES set.
 
 set(GUMBEL_EXT_WITH_CUDA OFF)
-set(_default_architectures "8.0;9.0;10.0;12.0+PTX")
-
 # "8.0 9.0+PTX" to CMake's "80-real;90".
 function(gumbel_ext_parse_architectures list result)
   string(REGEX REPLACE "[ ,]+" ";" list "${list}")
@@ -46,8 +44,20 @@ else()
   if(NOT _architectures)
     set(_architectures "$ENV{TORCH_CUDA_ARCH_LIST}")
   endif()
-  if(NOT _architectures)
-    set(_architectures "${_default_architectures}")
+  if(NOT _architectures)  # the default: all that this nvcc knows
+    find_program(GUMBEL_EXT_NVCC NAMES "$ENV{CUDACXX}" nvcc HINTS "$ENV{CUDA_HOME}/bin" NO_CACHE)
+    if(CMAKE_CUDA_COMPILER)
+      set(GUMBEL_EXT_NVCC "${CMAKE_CUDA_COMPILER}")
+    endif()
+    set(_nvcc_version "")
+    if(GUMBEL_EXT_NVCC)
+      execute_process(COMMAND "${GUMBEL_EXT_NVCC}" --version OUTPUT_VARIABLE _nvcc_version ERROR_QUIET)
+      string(REGEX MATCH "release ([0-9.]+)" _nvcc_version "${_nvcc_version}")
+    endif()
+    set(_architectures "8.0;9.0;10.0;12.0+PTX")
+    if(_nvcc_version AND CMAKE_MATCH_1 VERSION_LESS 12.8)
+      set(_architectures "8.0;9.0+PTX")
+    endif()
   endif()
   gumbel_ext_parse_architectures("${_architectures}" CMAKE_CUDA_ARCHITECTURES)
   include(CheckLanguage)

@@ -12,6 +12,10 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/library.h>
 
+#if defined(GUMBEL_EXT_WITH_CUDA)
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#endif
+
 #include "autograd_node.h"
 #include "operators.h"
 
@@ -57,7 +61,9 @@ struct SoftmaxBackward : public torch::autograd::Node {
   }
 
   // Whether p may be overwritten: this is its last use, and nobody else holds it (nobody does where the
-  // output was one-hot). Then it need not be saved any longer.
+  // output was one-hot). Then it need not be saved any longer. On a GPU, one-hot outputs alone: work that another
+  // stream has not done yet may still read a p that was handed out. And not while a graph is captured, whose backward
+  // may be replayed without its forward.
   bool take_relaxed(const Tensor& p);
 
   SavedVariable relaxed;   // p, an output of this node
@@ -99,7 +105,14 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
 bool SoftmaxBackward::take_relaxed(const Tensor& p) {
   if (torch::autograd::get_current_graph_task_keep_graph() || at::isTensorSubclassLike(p)) return false;
   relaxed.reset_data();
-  return (p.is_cpu() || p.is_cuda()) && p.use_count() == 1 && p.storage().use_count() == 1;
+  const bool unseen = p.use_count() == 1 && p.storage().use_count() == 1;
+#if defined(GUMBEL_EXT_WITH_CUDA)
+  constexpr std::uint32_t kOneHotOutputs = 2;
+  if (p.is_cuda())
+    return unseen && num_inputs() == kOneHotOutputs &&
+           c10::cuda::currentStreamCaptureStatusMayInitCtx() == c10::cuda::CaptureStatus::None;
+#endif
+  return unseen && p.is_cpu();
 }
 
 // What a differentiable forward and its gradient have in common, whatever it outputs.

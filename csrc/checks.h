@@ -75,6 +75,8 @@ inline void check_seed(c10::SymIntArrayRef sizes, std::int64_t dim, at::Device d
                        const std::optional<at::Generator>& generator) {
   TORCH_CHECK_VALUE(!(generator.has_value() && (seed.has_value() || row_seeds.has_value())),
                     "seed, generator: expected at most one of the two, got both");
+  TORCH_CHECK_VALUE(!generator.has_value() || device.is_meta() || generator->device().type() == device.type(),
+                    "generator: expected one on ", device, ", where the logits are, got one on ", generator->device());
   if (!row_seeds.has_value()) return;
   TORCH_CHECK_TYPE(row_seeds->scalar_type() == at::kLong, "seed: expected an int or an int64 tensor, got a ",
                    row_seeds->scalar_type(), " tensor");

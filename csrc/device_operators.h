@@ -11,7 +11,7 @@
 namespace gumbel_ext {
 
 // A device provides
-//   struct Guard              made from an at::Device; makes it the current one
+//   struct Guard              made from a device of its kind; makes it the current one
 //   kValuesAtHand             whether the host may read a tensor's values: those of tau are then checked
 //   new_like(tensor)          an uninitialised tensor
 //   draw_noise(generator)     a Noise with a seed from the generator, or the device's default one, under its lock
@@ -26,9 +26,11 @@ struct DeviceOperators {
     RowScalar tau;
     std::int64_t dim = 0;
     Tensor mask, row_seeds, row_taus;
+    std::optional<typename Device::Guard> guard;  // once the checks have seen that all tensors share the device
 
     Inputs(const Arguments& args, bool noise, const char* temperature_name, bool may_be_zero) {
       dim = check_arguments(args, temperature_name, may_be_zero);
+      guard.emplace(args.logits.device());
       scores.shape = shape_of(args.logits, dim);
       scores.logits = rows_of(args.logits, dim);
       if (args.mask.has_value()) {
@@ -65,7 +67,6 @@ struct DeviceOperators {
   static Tensor relaxed(const Tensor& logits, const OptionalTensor& mask, double tau, const OptionalTensor& tau_rows,
                         bool noise, OptionalInt seed, const OptionalTensor& row_seeds,
                         const OptionalGenerator& generator, std::int64_t dim) {
-    const typename Device::Guard guard(logits.device());
     const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim}, noise, "tau", false);
     Tensor out = Device::new_like(logits);
     Device::run(ForwardJob{inputs.scores, inputs.tau, rows_of(out, inputs.dim), {}}, element_of(logits));
@@ -76,7 +77,6 @@ struct DeviceOperators {
                                             const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
                                             const OptionalTensor& row_seeds, const OptionalGenerator& generator,
                                             std::int64_t dim, bool keep_relaxed) {
-    const typename Device::Guard guard(logits.device());
     const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim}, noise, "tau", false);
     Tensor out = Device::new_like(logits);
     Tensor relaxed = keep_relaxed ? Device::new_like(logits) : at::empty({0}, logits.options());
@@ -88,7 +88,6 @@ struct DeviceOperators {
   static Tensor index(const Tensor& logits, const OptionalTensor& mask, double temperature,
                       const OptionalTensor& temperature_rows, OptionalInt seed, const OptionalTensor& row_seeds,
                       const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples) {
-    const typename Device::Guard guard(logits.device());
     // Before the inputs, which may take a seed from the generator: a refused call leaves it as it was.
     const auto shape = check_index_shape(logits, at::maybe_wrap_dim(dim, logits.dim()), num_samples);
     const bool noise = temperature_rows.has_value() || temperature != 0;
@@ -104,8 +103,8 @@ struct DeviceOperators {
 
   static void noise(Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds,
                     const OptionalGenerator& generator) {
-    const typename Device::Guard guard(out.device());
     check_noise(out, seed, row_seeds, generator);
+    const typename Device::Guard guard(out.device());
     Tensor seeds;
     const std::int64_t dim = out.dim() - 1;
     Device::run(NoiseJob{shape_of(out, dim), noise_source(seed, row_seeds, generator, seeds), rows_of(out, dim)},
@@ -140,8 +139,8 @@ struct DeviceOperators {
   static std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& relaxed, double tau,
                                              const OptionalTensor& tau_rows, std::int64_t dim, bool need_logits,
                                              bool need_tau) {
-    const typename Device::Guard guard(relaxed.device());
     dim = check_backward(grad, relaxed, dim);
+    const typename Device::Guard guard(relaxed.device());
     const Tensor grad_logits = need_logits ? Device::new_like(relaxed) : Tensor();
     const Tensor grad_tau = write_backward(grad, relaxed, tau, tau_rows, dim, grad_logits, need_tau);
     return {grad_logits, grad_tau};
@@ -149,8 +148,8 @@ struct DeviceOperators {
 
   static Tensor backward_in_place(const Tensor& grad, Tensor& relaxed, double tau, const OptionalTensor& tau_rows,
                                   std::int64_t dim, bool need_tau) {
-    const typename Device::Guard guard(relaxed.device());
     dim = check_backward(grad, relaxed, dim);
+    const typename Device::Guard guard(relaxed.device());
     return write_backward(grad, relaxed, tau, tau_rows, dim, relaxed, need_tau);
   }
 

@@ -43,8 +43,9 @@ ROW_PLANS = {
 }  # fmt: skip
 INDEX_PLANS = {
     "4 lanes": (WARP, 4, 0, 32, 1, 1), "8 lanes": (WARP, 8, 0, 64, 1, 1), "warp": (WARP, 32, 0, 128, 1, 1),
-    "block": (BLOCK, 32, 0, 64, 1, 1), "across": (ACROSS, 0, 0, 96, 1, 1), "2 parts": (TILES, 0, 0, 64, 1, 2),
-    "7 parts": (TILES, 0, 0, 32, 1, 7),
+    "warp, 2 parts": (WARP, 32, 0, 64, 1, 2), "block": (BLOCK, 0, 0, 64, 1, 1), "across": (ACROSS, 0, 0, 96, 1, 1),
+    "across, 3 parts": (ACROSS, 0, 0, 64, 1, 3), "block, 2 parts": (BLOCK, 0, 0, 64, 1, 2),
+    "block, 7 parts": (BLOCK, 0, 0, 32, 1, 7),
 }  # fmt: skip
 CLASSES = [1, 2, 3, 4, 7, 8, 16, 31, 33, 64, 127, 256, 511, 1000, 2049, 5003]
 FEW_CLASSES = [1, 3, 8, 33, 127, 300, 1009]

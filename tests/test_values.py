@@ -235,6 +235,16 @@ def test_sums_of_long_rows(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MAP_ANONYMOUS"), reason="needs mmap and mprotect")
+@pytest.mark.parametrize("op", RELAXED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("ahead", [30.0, 80.0, 250.0])
+def test_tiles_far_behind(op: Operation, ahead: float, dtype: torch.dtype) -> None:
+    """Rows whose later classes lie far behind the first ones: the smallest probabilities keep their precision."""
+    x = logits((3, 6000), dtype)
+    x[:, :100] += ahead
+    check(op, x, 0.6)
+
+
 def test_nothing_is_read_out_of_bounds() -> None:
     """Logits and masks that end where readable memory ends."""
     run = subprocess.run([sys.executable, fingerprint.__file__, "guard"], capture_output=True, text=True)

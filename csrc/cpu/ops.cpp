@@ -1,12 +1,9 @@
 // The operators on the CPU.
 #include <ATen/CPUGeneratorImpl.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "../device_operators.h"
 #include "capability.h"
+#include "recycling.h"
 #include "schedule.h"
 
 namespace gumbel_ext {
@@ -44,19 +41,9 @@ struct Cpu {
   };
   static constexpr bool kValuesAtHand = true;
 
-  // Large tensors ask the kernel for huge pages: touching fresh memory for the first time costs as much as the
-  // arithmetic otherwise. (A request: where it is refused, nothing changes.)
   static Tensor new_like(const Tensor& tensor) {
-    Tensor result = at::empty_like(tensor);
-#if defined(__linux__)
-    constexpr std::uintptr_t kHugePage = std::uintptr_t(1) << 21;
-    const auto begin = (reinterpret_cast<std::uintptr_t>(result.data_ptr()) + kHugePage - 1) / kHugePage * kHugePage;
-    const auto end = (reinterpret_cast<std::uintptr_t>(result.data_ptr()) + result.nbytes()) / kHugePage * kHugePage;
-    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
-    return result;
+    return cpu::new_like(tensor);
   }
-
   static Noise draw_noise(const OptionalGenerator& generator) {
     auto* source = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
     Noise noise;

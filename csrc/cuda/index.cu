@@ -15,15 +15,15 @@ cudaError_t run_team(const IndexJob& job, const Launcher& launch, Best* partial)
 template <typename T>
 cudaError_t run_plan(const IndexJob& job, const Launcher& launch) {
   const Plan& plan = launch.plan;
-  if (plan.kernel == Kernel::kWarp && plan.lanes == 4) return run_team<T, WarpTeam<4>>(job, launch, nullptr);
-  if (plan.kernel == Kernel::kWarp && plan.lanes == 8) return run_team<T, WarpTeam<8>>(job, launch, nullptr);
-  if (plan.kernel == Kernel::kWarp) return run_team<T, WarpTeam<32>>(job, launch, nullptr);
-  if (plan.kernel == Kernel::kAcross) return run_team<T, AcrossTeam>(job, launch, nullptr);
-  if (plan.parts == 1) return run_team<T, BlockTeam>(job, launch, nullptr);
   const std::int64_t results = job.scores.shape.rows * job.draws;
-  Best* partial = launch.workspace<Best>(results * plan.parts);
-  const cudaError_t error = run_team<T, BlockTeam>(job, launch, partial);
-  if (error != cudaSuccess) return error;
+  Best* partial = plan.parts > 1 ? launch.workspace<Best>(results * plan.parts) : nullptr;
+  cudaError_t error = cudaErrorInvalidValue;
+  if (plan.kernel == Kernel::kWarp && plan.lanes == 4) error = run_team<T, WarpTeam<4>>(job, launch, partial);
+  if (plan.kernel == Kernel::kWarp && plan.lanes == 8) error = run_team<T, WarpTeam<8>>(job, launch, partial);
+  if (plan.kernel == Kernel::kWarp && plan.lanes == 32) error = run_team<T, WarpTeam<32>>(job, launch, partial);
+  if (plan.kernel == Kernel::kAcross) error = run_team<T, AcrossTeam>(job, launch, partial);
+  if (plan.kernel == Kernel::kBlock) error = run_team<T, BlockTeam>(job, launch, partial);
+  if (error != cudaSuccess || plan.parts == 1) return error;
   return launch(index_combine, results, kIndexThreads, job, plan.parts, partial);
 }
 

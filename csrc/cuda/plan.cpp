@@ -75,6 +75,10 @@ Plan plan_rows(const Shape& shape, const Rows& rows, Element element, const Devi
   const bool too_few =
       shape.rows * divide_up(classes, block) * 4 < limits.multiprocessors && classes > 4 * kTileClasses;
   if (classes > block || too_few) {
+    // Two blocks of half the threads a multiprocessor, where the cluster then still holds the row.
+    for (int blocks = too_few ? limits.max_cluster_blocks : 2; blocks > 1 && blocks <= limits.max_cluster_blocks;
+         blocks *= 2)
+      if (2 * classes <= block * blocks) return block_plan(classes, items, blocks);
     for (int blocks = too_few ? limits.max_cluster_blocks : 2; blocks > 1 && blocks <= limits.max_cluster_blocks;
          blocks *= 2)
       if (classes <= block * blocks) return block_plan(classes, items, blocks);
@@ -94,28 +98,29 @@ Plan plan_rows(const Shape& shape, const Rows& rows, Element element, const Devi
 //   to 32       any            4 or 8 lanes a row
 //   to 4096     any            a warp a row
 //   any         side by side   a lane of each of 1 to 8 warps
-//   longer      many           a block a row
-//   longer      few            a block for each of the row's parts, then one a row
+//   longer      any            a block a row
+// Rows that side by side, or one a block, are too few to occupy the device are cut into parts, each as a row; then
+// one block a row puts them together.
 Plan plan_index(const IndexJob& job, const DeviceLimits& limits) {
   const Shape& shape = job.scores.shape;
   Plan plan;
-  plan.kernel = Kernel::kBlock;
+  std::int64_t tasks = shape.rows * divide_up(job.draws, job.draws > 1 ? 4 : 1);
   plan.threads = 256;
-  plan.lanes = kWarp;
   if (lie_across(shape, job.scores.logits)) {
     plan.kernel = Kernel::kAcross;
     plan.threads = static_cast<int>(std::min<std::int64_t>(divide_up(shape.classes, 8), 8)) * kWarp;
+    tasks = divide_up(tasks, kWarp);
   } else if (shape.classes <= 4096) {
     plan.kernel = Kernel::kWarp;
-    plan.threads = 256;
     plan.lanes = shape.classes <= 16 ? 4 : shape.classes <= 32 ? 8 : kWarp;
+    return plan;
   } else {
-    const std::int64_t tasks = shape.rows * divide_up(job.draws, job.draws > 1 ? 4 : 1);
-    const std::int64_t wanted = std::int64_t(limits.multiprocessors) * 8;
-    const std::int64_t at_least = divide_up(shape.classes, std::int64_t(1) << 30);  // positions in a part have 32 bits
-    plan.parts = std::clamp(divide_up(wanted, tasks), at_least, divide_up(shape.classes, 4096));
-    if (plan.parts > 1) plan.kernel = Kernel::kTiles;
+    plan.kernel = Kernel::kBlock;
   }
+  const std::int64_t wanted = std::int64_t(limits.multiprocessors) * 8;
+  const std::int64_t at_least = divide_up(shape.classes, std::int64_t(1) << 30);  // positions in a part have 32 bits
+  const std::int64_t at_most = std::max(at_least, shape.classes / (plan.kernel == Kernel::kAcross ? 512 : 4096));
+  plan.parts = std::clamp(divide_up(wanted, tasks), at_least, std::max<std::int64_t>(1, at_most));
   return plan;
 }
 

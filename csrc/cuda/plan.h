@@ -16,7 +16,7 @@ enum class Kernel {
   kBlock,    // BlockTeam
   kCluster,  // ClusterTeam
   kAcross,   // AcrossTeam
-  kTiles     // several passes over tiles of the rows (forward.cuh); or, of the index, over parts
+  kTiles     // several passes over tiles of the rows (forward.cuh)
 };
 
 struct Plan {

@@ -202,7 +202,7 @@ constexpr int max_threads() {
 template <typename T, typename Team, int kPacks>
 constexpr int min_blocks() {
   constexpr int kBytes = kPacks * (sizeof(T) == 2 ? 32 : 4 * int(sizeof(T)));
-  constexpr int kRegisters = kBytes <= 32 ? 64 : kBytes <= 192 ? 128 : 255;
+  constexpr int kRegisters = kBytes <= 16 ? 64 : kBytes <= 32 ? 80 : kBytes <= 192 ? 128 : 255;
   constexpr int kBlocks = 65536 / (max_threads<T, Team>() * kRegisters);
   return kBlocks > 1 ? kBlocks : 1;
 }

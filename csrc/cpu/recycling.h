@@ -1,0 +1,18 @@
+// Memory for large results, kept for the next ones.
+//
+// Fresh memory costs more than the arithmetic that fills it: the system has to find, zero and map every page, and a
+// virtual machine may have to ask its host for it. So the library keeps what large results leave behind, up to
+// kKeptBytes in all (the environment variable GUMBEL_EXT_CPU_KEEP_MB names another limit, 0: nothing is kept), and
+// gives it to the next result of about the same size.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace gumbel_ext::cpu {
+
+constexpr std::int64_t kKeptBytes = std::int64_t(1) << 30;
+
+// As at::empty_like.
+at::Tensor new_like(const at::Tensor& tensor);
+
+}  // namespace gumbel_ext::cpu
