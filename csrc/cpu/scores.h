@@ -122,25 +122,32 @@ struct RowMax {
 template <typename C>
 GUMBEL_EXT_INLINE RowMax<C> add_noise(C* scores, const C* logits, const C* noise, std::int64_t n) {
   const C lowest = -C(__builtin_inff());
-  Vec<C> largest = broadcast(lowest);
-  VecMask<C> nan = {};
-  std::int64_t k = 0;
-  for (; k + kLanes<C> <= n; k += kLanes<C>) {
-    Vec<C> v = load(logits + k);
-    if (noise) v += load(noise + k);
+  constexpr int kRuns = 4;  // maxima of every fourth vector: one alone would wait for itself
+  Vec<C> largest[kRuns];
+  VecMask<C> nan[kRuns] = {};
+  for (Vec<C>& run : largest) run = broadcast(lowest);
+  const auto add = [&](std::int64_t k, Vec<C> v, int run) __attribute__((always_inline)) {
     store(scores + k, v);
-    largest = max<C>(v, largest);
-    nan |= v != v;
+    largest[run] = max<C>(v, largest[run]);
+    nan[run] |= v != v;
+  };
+  std::int64_t k = 0;
+  if (noise) {
+    for (; k + kRuns * kLanes<C> <= n; k += kRuns * kLanes<C>)
+#pragma GCC unroll 4
+      for (int run = 0; run < kRuns; ++run) {
+        const std::int64_t i = k + run * kLanes<C>;
+        add(i, load(logits + i) + load(noise + i), run);
+      }
   }
+  for (; k + kLanes<C> <= n; k += kLanes<C>) add(k, noise ? load(logits + k) + load(noise + k) : load(logits + k), 0);
   if (k < n) {
     Vec<C> v = load_first(logits + k, n - k);
     if (noise) v += load(noise + k);
-    v = keep_first(v, n - k, lowest);
-    store(scores + k, v);
-    largest = max<C>(v, largest);
-    nan |= v != v;
+    add(k, keep_first(v, n - k, lowest), 0);
   }
-  return {largest_lane<C>(largest), any_lane<C>(nan)};
+  const Vec<C> all = max<C>(max<C>(largest[0], largest[1]), max<C>(largest[2], largest[3]));
+  return {largest_lane<C>(all), any_lane<C>(nan[0] | nan[1] | nan[2] | nan[3])};
 }
 
 // The first k with scores[k] == value, or, where `value` is NaN, the first NaN. Requires: there is one.
