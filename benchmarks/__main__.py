@@ -18,7 +18,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few rows and peers: under a minute")
-    parser.add_argument("--rows", metavar="SUBSTRING", help="only rows whose name contains this")
+    parser.add_argument("--rows", nargs="+", metavar="SUBSTRING", help="only rows whose name contains one of these")
     parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")
     parser.add_argument("--threads", type=int, metavar="N", help="use N processor cores (default: all)")
     parser.add_argument("--seconds", type=float, metavar="S", help="timing a row (default: 6, quick: 0.5)")
@@ -47,8 +47,8 @@ def _use_threads(count: int) -> None:
 def _chosen(arguments: argparse.Namespace, cases: list[Any]) -> list[Any]:
     """The rows asked for: by exact name, else by a part of it; all of them, or the quick ones."""
     if arguments.rows:
-        exact = [case for case in cases if case.name == arguments.rows]
-        return exact or [case for case in cases if arguments.rows in case.name]
+        exact = [case for case in cases if case.name in arguments.rows]
+        return exact or [case for case in cases if any(part in case.name for part in arguments.rows)]
     return [case for case in cases if case.quick or not arguments.quick]
 
 

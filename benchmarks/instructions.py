@@ -27,7 +27,7 @@ ROWS, CLASSES = 64, 1024
 GROWTH_ALLOWED = 1.05
 
 #: Entering this function ends one section of the count and begins the next.
-BORDER = "gumbel_ext::build_info*"
+BORDER = "gumbel_ext::build_info()"
 OPERATIONS = (
     "noise",
     "index",
