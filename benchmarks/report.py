@@ -205,14 +205,15 @@ def chart(path: Path, rows: list[Row], facts: dict[str, Any]) -> None:
     height = sum(len(bars) + 0.9 for _, bars in groups)
     figure, axes = pyplot.subplots(figsize=(9, 1.3 + 0.24 * max(height, 4)), layout="constrained")
     position, labels = 0.0, []
+    left = min([0.5, *(0.7 * c.ratio.median for _, bars in groups for c in bars)])
     for name, bars in groups:
         labels.append((position + (len(bars) - 1) / 2, name))
         for c in bars:
-            _bar(axes, position, c)
+            _bar(axes, position, c, left)
             position += 1
         position += 0.9
     axes.set_xscale("log")
-    axes.set_xlim(left=0.5, right=max([2.0, *(c.ratio.median for _, bars in groups for c in bars)]) * 1.6)
+    axes.set_xlim(left=left, right=max([2.0, *(c.ratio.median for _, bars in groups for c in bars)]) * 1.6)
     axes.set_ylim(position - 0.4, -1)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks([at for at, _ in labels], [name for _, name in labels])
@@ -240,10 +241,10 @@ _PEER_NAMES = {
 }
 
 
-def _bar(axes: Any, position: float, comparison: Comparison) -> None:
+def _bar(axes: Any, position: float, comparison: Comparison, left: float) -> None:
     ratio = comparison.ratio.median
-    axes.barh(position, ratio - 0.5, left=0.5, height=0.85, color=COLOURS[comparison.peer])
-    inside = ratio > 0.8  # else the bar is too short for its label
+    axes.barh(position, ratio - left, left=left, height=0.85, color=COLOURS[comparison.peer])
+    inside = ratio > 1.6 * left  # else the bar is too short for its label
     axes.text(
         ratio * (0.97 if inside else 1.04),
         position,
