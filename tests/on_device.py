@@ -3,10 +3,20 @@ results back. So every test runs on a GPU as it stands (GUMBEL_EXT_TEST_DEVICE=c
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 
+# Tests of the CPU that are not asked of another device.
+NOT_PROMISED = (
+    "strides_do_not_matter",  # bit for bit, where a GPU's promise is the bound
+    "next_64_bits",  # of the CPU's generator
+    "written_out_of_bounds",  # through views; tests/cuda_on_cpu looks at every byte
+    "follow_the_softmax",
+    "test_distribution",  # that identical bits have identical distributions
+)
 OPERATORS = ("_relaxed", "_one_hot", "_index", "_noise_", "_backward", "_backward_")
 _libraries: list[torch.library.Library] = []
 
@@ -18,6 +28,13 @@ def _moved(value: Any, device: str) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(_moved(part, device) for part in value)
     return value
+
+
+def cpu_tests(*names: str) -> list[object]:
+    """The command that runs tests/test_NAME.py; an environment variable of conftest.py says on what."""
+    files = [Path(__file__).with_name(f"test_{name}.py") for name in names]
+    promised = " and ".join(f"not {name}" for name in NOT_PROMISED)
+    return [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, "-k", promised]
 
 
 def take_over(device: str) -> None:

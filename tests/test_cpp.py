@@ -6,43 +6,28 @@ The programs are built along every way a C++ project may take: within the source
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import struct
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
 import torch
+from commands import ROOT, configure_command, needs_build_tools, run
 
 import gumbel_ext
 
-ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "cpp" / "examples"
 DIGIT = ROOT / "examples" / "cpp" / "digit.pgm"
 TORCH = torch.utils.cmake_prefix_path
-ENVIRONMENT = os.environ | {"PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"}
 
-pytestmark = pytest.mark.skipif(
-    not all(shutil.which(tool, path=ENVIRONMENT["PATH"]) for tool in ("cmake", "ninja", "g++")),
-    reason="needs cmake, ninja and g++",
-)
-
-
-def run(*command: object, stdin: bytes = b"") -> str:
-    words = [str(word) for word in command]
-    done = subprocess.run(words, input=stdin, capture_output=True, env=ENVIRONMENT)
-    output = done.stdout.decode()
-    assert done.returncode == 0, f"{' '.join(words)}\n{output}\n{done.stderr.decode()}"
-    return output
+pytestmark = needs_build_tools
 
 
 def configure(source: Path, build: Path, prefixes: list[str], **variables: object) -> str:
     cache = {"CMAKE_BUILD_TYPE": "Release", "CMAKE_PREFIX_PATH": ";".join(prefixes)} | variables
-    return run("cmake", "-S", source, "-B", build, "-G", "Ninja", *(f"-D{key}={value}" for key, value in cache.items()))
+    return run(*configure_command(source, build, **cache))
 
 
 @pytest.fixture(scope="session")

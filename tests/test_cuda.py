@@ -4,18 +4,16 @@ compute-sanitizer)."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import fingerprint
 import numpy as np
+import on_device
 import pytest
 import reference
 import torch
+from commands import run
 
 import gumbel_ext
 
@@ -240,15 +238,8 @@ def test_more_than_2_32_elements_in_rows() -> None:
 
 @pytest.mark.parametrize("name", ["values", "indices", "gradients", "noise", "large"])
 def test_the_tests_of_the_cpu_hold(name: str) -> None:
-    """Each test of the CPU with its tensors taken to the GPU and back; see test_cuda_on_cpu.py for what is left out."""
-    not_promised = ("strides_do_not_matter", "next_64_bits", "out_of_bounds", "follow_the_softmax", "test_distribution")
-    file = Path(__file__).with_name(f"test_{name}.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
-    done = subprocess.run(
-        [*command, "-k", " and ".join(f"not {part}" for part in not_promised)],
-        capture_output=True, text=True, env=os.environ | {"GUMBEL_EXT_TEST_DEVICE": "cuda"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    """Each test of the CPU with its tensors taken to the GPU and back."""
+    run(*on_device.cpu_tests(name), GUMBEL_EXT_TEST_DEVICE="cuda")
 
 
 def smoke() -> None:

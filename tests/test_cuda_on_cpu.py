@@ -8,27 +8,22 @@ hold against the reference. None of this needs a GPU, and none of it shows that 
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fingerprint
+import on_device
 import pytest
 import reference
 import torch
+from commands import configure_command, needs_build_tools, run
 
 import gumbel_ext  # noqa: F401  (registers the operators to compare with)
 
 SOURCE = Path(__file__).resolve().parent / "cuda_on_cpu"
-PATH = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
-pytestmark = pytest.mark.skipif(
-    not all(shutil.which(tool, path=PATH) for tool in ("cmake", "ninja", "g++")), reason="needs cmake, ninja and g++"
-)
+pytestmark = needs_build_tools
 
 WARP, BLOCK, CLUSTER, ACROSS, TILES = range(5)
 # kernel, lanes, items, threads, blocks, parts; and the most classes of float32 it keeps
@@ -56,12 +51,8 @@ cpu = torch.ops.gumbel_ext
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = tmp_path_factory.mktemp("cuda_on_cpu")
-    for command in (
-        ["cmake", "-S", SOURCE, "-B", build, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"],
-        ["cmake", "--build", build],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": PATH})
-        assert done.returncode == 0, done.stdout + done.stderr
+    run(*configure_command(SOURCE, build, CMAKE_PREFIX_PATH=torch.utils.cmake_prefix_path))
+    run("cmake", "--build", build)
     return build / "libcuda_on_cpu.so"
 
 
@@ -230,26 +221,12 @@ def test_invalid_temperatures_give_nan(cuda: Any, dtype: torch.dtype) -> None:
 
 def test_the_tests_of_the_cpu_hold(library: Path) -> None:
     """With these kernels in the CPU's place, what the other tests ask of values, indices, gradients and noise."""
-    here = Path(__file__).parent
-    files = [here / f"test_{name}.py" for name in ("values", "indices", "gradients", "noise")]
-    not_promised = [
-        "strides_do_not_matter",  # bit for bit, where the GPU's promise is the bound
-        "next_64_bits",  # of the CPU's generator
-        "written_out_of_bounds",  # through views, where the stand-in asks for every byte
-        "follow_the_softmax", "test_distribution",  # that identical bits have identical distributions
-    ]  # fmt: skip
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
-    done = subprocess.run(
-        [*command, "-k", " and ".join(f"not {name}" for name in not_promised)],
-        capture_output=True, text=True, env=os.environ | {"GUMBEL_EXT_TEST_KERNELS": str(library)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    run(*on_device.cpu_tests("values", "indices", "gradients", "noise"), GUMBEL_EXT_TEST_KERNELS=str(library))
 
 
 def test_no_read_beyond_the_inputs(library: Path) -> None:
     """Inputs that end where an unreadable page begins."""
-    done = subprocess.run([sys.executable, __file__, library], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout == "guarded\n", done.stderr
+    assert run(sys.executable, __file__, library) == "guarded\n"
 
 
 def run_guarded(path: str) -> None:

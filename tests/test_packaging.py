@@ -3,7 +3,6 @@ says when the wheel does not fit."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -13,17 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import ROOT, attempt, run
 
 import gumbel_ext
-
-ROOT = Path(__file__).resolve().parent.parent
-# As after `activate`: the build's cmake and ninja are those beside this Python.
-ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-
-
-def run(*command: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    words = [str(word) for word in command]
-    return subprocess.run(words, cwd=cwd, env=ENVIRONMENT | variables, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +22,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sdist, unpacked."""
     folder = tmp_path_factory.mktemp("sdist")
     code = f"from setuptools import build_meta; print(build_meta.build_sdist({str(folder)!r}))"
-    done = run(sys.executable, "-c", code, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    run(sys.executable, "-c", code, cwd=ROOT)
     (archive,) = folder.glob("*.tar.gz")
     shutil.unpack_archive(archive, folder)
     return next(path for path in folder.iterdir() if path.is_dir())
@@ -42,10 +32,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of the sdist."""
     folder = tmp_path_factory.mktemp("wheel")
-    done = run(
-        sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", folder, sdist, cwd=folder
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", folder, sdist, cwd=folder)
     (made,) = folder.glob("*.whl")
     return made
 
@@ -60,7 +47,7 @@ def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def import_from(folder: Path) -> subprocess.CompletedProcess[str]:
     code = "import gumbel_ext, torch; print(gumbel_ext.__file__, gumbel_ext.gumbel_max(torch.zeros(2, 9), seed=3))"
-    return run(sys.executable, "-c", code, cwd=folder, PYTHONPATH=str(folder))
+    return attempt(sys.executable, "-c", code, cwd=folder, PYTHONPATH=str(folder))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +96,7 @@ def test_import_that_cannot_work_says_why(unpacked: Path, tmp_path: Path, built_
 
 @pytest.mark.parametrize("variables", [{"FORCE_CUDA": "1"}, {"FORCE_CUDA": "1", "FORCE_CPU": "1"}])
 def test_cuda_that_cannot_be_had_fails_loudly(sdist: Path, tmp_path: Path, variables: dict[str, str]) -> None:
-    done = run(sys.executable, "setup.py", "build_ext", "--build-temp", tmp_path, cwd=sdist, **variables)
+    done = attempt(sys.executable, "setup.py", "build_ext", "--build-temp", tmp_path, cwd=sdist, **variables)
     assert done.returncode != 0
     assert "FORCE_CUDA=1" in done.stdout + done.stderr
 

@@ -52,9 +52,9 @@ GUMBEL_EXT_INLINE bool is_undefined(double max) {
 }
 
 // A score that comes later in the row beats the best so far. NaN is the largest; the first of equals wins.
-template <typename C>
-GUMBEL_EXT_INLINE bool beats(C score, double best) {
-  return best == best && !(static_cast<double>(score) <= best);
+template <typename Score, typename BestScore>
+GUMBEL_EXT_INLINE bool beats(Score score, BestScore best) {
+  return best == best && !(score <= best);
 }
 
 // The same for scores in any order: whether class a of a row wins over class b.

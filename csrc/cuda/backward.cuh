@@ -104,14 +104,12 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     backward_tiles(const __grid_constant__ BackwardJob job, TileStats* stats) {
   GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
   const BlockTeam team{scratch};
-  for (std::int64_t task = team.first(); task < job.shape.rows * job.shape.tiles(); task += team.step()) {
-    const TileTask tile(job.shape, task);
-    const Span<BlockTeam, kPackClasses<T>> span(team, job.shape, tile.row, tile.begin, tile.count);
+  for_each_tile<T>(team, job.shape, [&](std::int64_t task, const auto& span) {
     Products<T, kTilePacks<T>> products;
     products.load(job, span);
     const double sum = team.combine(static_cast<double>(products.dot()), Plus());
     if (team.rank() == 0) stats[task].sum = sum;
-  }
+  });
 }
 
 // One block a row: sums[row], of the tiles' `part`; times -1 / tau where it is tau's gradient.
@@ -141,19 +139,17 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   using C = Compute<T>;
   GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
   const BlockTeam team{scratch};
-  for (std::int64_t task = team.first(); task < job.shape.rows * job.shape.tiles(); task += team.step()) {
-    const TileTask tile(job.shape, task);
-    const Span<BlockTeam, kPackClasses<T>> span(team, job.shape, tile.row, tile.begin, tile.count);
+  for_each_tile<T>(team, job.shape, [&](std::int64_t task, const auto& span) {
     Products<T, kTilePacks<T>> products;
     products.load(job, span);
-    const C mean = static_cast<C>(means[tile.row]);
+    const C mean = static_cast<C>(means[span.row]);
     if (job.grad_tau) {
       const double sum = team.combine(static_cast<double>(products.log_sum(mean)), Plus());
       if (team.rank() == 0) stats[task].log_sum = sum;
     }
     if (job.grad_logits)
-      products.store_gradient(job.grad_logits, span, mean, inverse_temperature<C>(job.tau, tile.row));
-  }
+      products.store_gradient(job.grad_logits, span, mean, inverse_temperature<C>(job.tau, span.row));
+  });
 }
 
 static __global__ void __launch_bounds__(kTileThreads, 2)

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../core/portability.h"
+#include "plan.h"
 
 #if defined(__CUDACC__)
 #include <cooperative_groups.h>
@@ -55,7 +56,6 @@ __device__ __forceinline__ void compute_now(E*& address) {
 
 namespace gumbel_ext::cuda {
 
-constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 // The value that the lane whose number differs by `lane_mask` passes; for any type made of 32-bit words.

@@ -110,25 +110,19 @@ __global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, kP
   }
 }
 
-// Which tile of which row a block takes.
-struct TileTask {
-  std::int64_t row, begin;
-  int count;
-
-  __device__ __forceinline__ TileTask(const Shape& shape, std::int64_t task)
-      : TileTask(divide(task, shape.tiles()), shape.classes) {
-  }
-
- private:
-  __device__ __forceinline__ TileTask(Division at, std::int64_t classes)
-      : row(at.quotient), begin(at.remainder * kTileClasses) {
-    count = static_cast<int>(begin + kTileClasses < classes ? kTileClasses : classes - begin);
-  }
-};
-
-constexpr int kTileThreads = 256;
 template <typename T>
 constexpr int kTilePacks = kTileClasses / kTileThreads / kPackClasses<T>;
+
+// visit(task, span) for the tiles of all rows that this block takes; tasks number them, row by row.
+template <typename T, typename Visit>
+__device__ __forceinline__ void for_each_tile(const BlockTeam& team, const Shape& shape, Visit visit) {
+  for (std::int64_t task = team.first(); task < shape.rows * shape.tiles(); task += team.step()) {
+    const Division at = divide(task, shape.tiles());
+    const std::int64_t begin = at.remainder * kTileClasses, left = shape.classes - begin;
+    const int count = static_cast<int>(left < kTileClasses ? left : kTileClasses);
+    visit(task, Span<BlockTeam, kPackClasses<T>>(team, shape, at.quotient, begin, count));
+  }
+}
 
 // stats: [rows][tiles]
 template <typename T>
@@ -139,20 +133,17 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   constexpr int kClasses = kPackClasses<T>;
   GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
   const BlockTeam team{scratch};
-  const Shape& shape = job.scores.shape;
-  for (std::int64_t task = team.first(); task < shape.rows * shape.tiles(); task += team.step()) {
-    const TileTask tile(shape, task);
-    const Span<BlockTeam, kClasses> span(team, shape, tile.row, tile.begin, tile.count);
+  for_each_tile<T>(team, job.scores.shape, [&](std::int64_t task, const auto& span) {
     C scores[kTilePacks<T>][kClasses];
     load_scores<T>(scores, job.scores, span);
     const auto best = winner_of(scores, span);
     double total = 0;
     if (job.relaxed && !is_undefined(best.score)) {
-      const C sum = exponentiate(scores, exponents(job.tau, tile.row), best.score);
+      const C sum = exponentiate(scores, exponents(job.tau, span.row), best.score);
       total = team.combine(static_cast<double>(sum), Plus());
     }
-    if (team.rank() == 0) stats[task] = {static_cast<double>(best.score), total, 0, tile.begin + best.index};
-  }
+    if (team.rank() == 0) stats[task] = {static_cast<double>(best.score), total, 0, span.begin + best.index};
+  });
 }
 
 // A row's statistics over some of its tiles: of the largest maximum, the first; the sum relative to it.
@@ -197,12 +188,9 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   constexpr int kClasses = kPackClasses<T>;
   GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
   const BlockTeam team{scratch};
-  const Shape& shape = job.scores.shape;
-  for (std::int64_t task = team.first(); task < shape.rows * shape.tiles(); task += team.step()) {
-    const TileTask tile(shape, task);
-    const Span<BlockTeam, kClasses> span(team, shape, tile.row, tile.begin, tile.count);
-    const TileStats row = row_stats[tile.row];
-    const ExponentScale<C> exponent = exponents(job.tau, tile.row);
+  for_each_tile<T>(team, job.scores.shape, [&](std::int64_t, const auto& span) {
+    const TileStats row = row_stats[span.row];
+    const ExponentScale<C> exponent = exponents(job.tau, span.row);
     const bool undefined = is_undefined(row.max) || !(exponent.tau == exponent.tau);
     if (job.relaxed) {
       C scores[kTilePacks<T>][kClasses];
@@ -210,8 +198,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       exponentiate(scores, exponent, static_cast<C>(row.max));
       store_relaxed<T>(job.relaxed, span, scores, 1 / row.sum, undefined);
     }
-    if (job.one_hot) store_one_hot<T, kTilePacks<T>, kClasses>(job.one_hot, span, row.argmax - tile.begin, undefined);
-  }
+    if (job.one_hot) store_one_hot<T, kTilePacks<T>, kClasses>(job.one_hot, span, row.argmax - span.begin, undefined);
+  });
 }
 
 }  // namespace gumbel_ext::cuda

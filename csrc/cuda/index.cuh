@@ -45,7 +45,7 @@ __device__ __forceinline__ void try_classes(Winner<C>& best, const C* logits, co
 #pragma unroll
   for (int i = 0; i < kPhiloxWords; ++i) {
     const C score = quotient.exact(logits[i]) + (quotient.noisy ? noise[i] : C(0));
-    if (first + i < count && best.score == best.score && !(score <= best.score)) best = {score, first + i};
+    if (first + i < count && beats(score, best.score)) best = {score, first + i};
   }
 }
 
@@ -82,8 +82,6 @@ struct Search {
     for (int q = 0; q < kClasses; q += kPhiloxWords) try_classes(best, &logits[q], quotient, none, first + q, count);
   }
 };
-
-constexpr int kIndexThreads = 256;
 
 // Packs that a thread loads before it looks at the first: enough bytes on their way to keep memory busy.
 constexpr int kLoads = 2;
@@ -182,13 +180,6 @@ __global__ void __launch_bounds__(kIndexThreads, index_min_blocks<T, Team, kDraw
   }
 }
 
-struct FirstBest {
-  __device__ __forceinline__ Best operator()(const Best& a, const Best& b) const {
-    const bool a_wins = wins(a.score, a.index, b.score, b.index);
-    return {a_wins ? a.score : b.score, a_wins ? a.index : b.index};
-  }
-};
-
 // One block a row and draw: `out` from the parts.
 static __global__ void __launch_bounds__(kIndexThreads, 2)
     index_combine(const __grid_constant__ IndexJob job, std::int64_t parts, const Best* partial) {
@@ -196,8 +187,8 @@ static __global__ void __launch_bounds__(kIndexThreads, 2)
   const BlockTeam team{scratch};
   for (std::int64_t i = team.first(); i < job.scores.shape.rows * job.draws; i += team.step()) {
     Best mine{-__builtin_inf(), job.scores.shape.classes};
-    for (std::int64_t p = team.rank(); p < parts; p += team.size()) mine = FirstBest()(mine, partial[i * parts + p]);
-    const Best best = team.combine(mine, FirstBest());
+    for (std::int64_t p = team.rank(); p < parts; p += team.size()) mine = First()(mine, partial[i * parts + p]);
+    const Best best = team.combine(mine, First());
     if (team.rank() == 0) job.out[i] = marked(best.score, best.index, job.temperature[divide(i, job.draws).quotient]);
   }
 }
@@ -219,7 +210,7 @@ __global__ void __launch_bounds__(kIndexThreads, 2)
       const auto span = row_parts.span(team, shape, row, part);
       Winner<C> found[1];
       search_span<T>(found, job.scores, span, span.count, quotient, draw);
-      best = FirstBest()(best, {static_cast<double>(found[0].score), span.begin + found[0].index});
+      best = First()(best, Best{static_cast<double>(found[0].score), span.begin + found[0].index});
     }
     return best;
   };

@@ -22,6 +22,25 @@ cudaError_t visit_element(Element element, Visit visit) {
   return cudaErrorInvalidValue;
 }
 
+// What a launch in clusters of `blocks` blocks takes; of 1, a launch without clusters.
+struct LaunchConfig {
+  cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute cluster = {};
+
+  LaunchConfig(std::int64_t grid_blocks, int threads, int blocks, cudaStream_t stream) {
+    config.gridDim = dim3(static_cast<unsigned>(grid_blocks));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.stream = stream;
+    if (blocks == 1) return;
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = static_cast<unsigned>(blocks);
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+  }
+  LaunchConfig(const LaunchConfig&) = delete;  // it points into itself
+};
+
 // A job's context and the plan chosen for it.
 struct Launcher {
   const Context& context;
@@ -33,20 +52,9 @@ struct Launcher {
   cudaError_t operator()(void (*kernel)(Parameters...), std::int64_t tasks, int threads,
                          const Arguments&... arguments) const {
     constexpr std::int64_t kMaxGrid = std::int64_t(1) << 30;
-    const unsigned blocks = plan.kernel == Kernel::kCluster ? plan.blocks : 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(tasks < kMaxGrid / blocks ? tasks : kMaxGrid / blocks) * blocks);
-    config.blockDim = dim3(static_cast<unsigned>(threads));
-    config.stream = context.stream;
-    cudaLaunchAttribute cluster = {};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = blocks;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    if (blocks > 1) {
-      config.attrs = &cluster;
-      config.numAttrs = 1;
-    }
-    return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+    const std::int64_t most = kMaxGrid / plan.blocks;
+    const LaunchConfig launch((tasks < most ? tasks : most) * plan.blocks, threads, plan.blocks, context.stream);
+    return cudaLaunchKernelEx(&launch.config, kernel, static_cast<Parameters>(arguments)...);
   }
   // The same for rows of which a block serves as many as its teams do.
   template <typename... Parameters, typename... Arguments>

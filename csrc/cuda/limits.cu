@@ -1,30 +1,24 @@
 #include <cuda_runtime.h>
 
-#include "launch.h"
+#include "launch.cuh"
 
 namespace gumbel_ext::cuda {
 namespace {
 
 // Stands for the kernels: compiled for the same architecture, with as many threads a block as they have at most.
-__global__ void __launch_bounds__(512) probe() {
+__global__ void __launch_bounds__(kMaxBlockThreads) probe() {
 }
 
 // The largest cluster of such blocks that this device can hold.
 int max_cluster_blocks() {
-  for (int blocks = 8; blocks > 1; blocks /= 2) {
-    cudaLaunchAttribute cluster = {};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(blocks));
-    config.blockDim = dim3(512);
-    config.attrs = &cluster;
-    config.numAttrs = 1;
+  int blocks = kMaxClusterBlocks;
+  for (; blocks > 1; blocks /= 2) {
+    const LaunchConfig launch(blocks, kMaxBlockThreads, blocks, nullptr);
     int clusters = 0;
-    if (cudaOccupancyMaxActiveClusters(&clusters, probe, &config) == cudaSuccess && clusters > 0) return blocks;
+    if (cudaOccupancyMaxActiveClusters(&clusters, probe, &launch.config) == cudaSuccess && clusters > 0) break;
   }
   cudaGetLastError();  // a refusal above is an answer, and no error of this process
-  return 1;
+  return blocks;
 }
 
 }  // namespace

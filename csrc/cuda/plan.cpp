@@ -5,8 +5,6 @@
 namespace gumbel_ext::cuda {
 namespace {
 
-constexpr int kWarp = 32;
-
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
@@ -60,7 +58,7 @@ Plan plan_rows(const Shape& shape, const Rows& rows, Element element, const Devi
   const bool is_double = element == Element::kFloat64;
   const bool is_half = element == Element::kFloat16 || element == Element::kBFloat16;
   const std::int64_t classes = shape.classes;
-  const int pack = is_half ? 8 : 4, items = is_double ? 16 : 32, max_threads = is_double ? 256 : 512;
+  const int pack = is_half ? 8 : 4, items = is_double ? 16 : 32, max_threads = max_block_threads(is_double);
 
   if (lie_across(shape, rows) && classes <= items * (max_threads / kWarp)) {
     Plan plan;
@@ -76,12 +74,10 @@ Plan plan_rows(const Shape& shape, const Rows& rows, Element element, const Devi
       shape.rows * divide_up(classes, block) * 4 < limits.multiprocessors && classes > 4 * kTileClasses;
   if (classes > block || too_few) {
     // Two blocks of half the threads a multiprocessor, where the cluster then still holds the row.
-    for (int blocks = too_few ? limits.max_cluster_blocks : 2; blocks > 1 && blocks <= limits.max_cluster_blocks;
-         blocks *= 2)
-      if (2 * classes <= block * blocks) return block_plan(classes, items, blocks);
-    for (int blocks = too_few ? limits.max_cluster_blocks : 2; blocks > 1 && blocks <= limits.max_cluster_blocks;
-         blocks *= 2)
-      if (classes <= block * blocks) return block_plan(classes, items, blocks);
+    const int fewest = too_few ? limits.max_cluster_blocks : 2;
+    for (const int per_multiprocessor : {2, 1})
+      for (int blocks = fewest; blocks > 1 && blocks <= limits.max_cluster_blocks; blocks *= 2)
+        if (per_multiprocessor * classes <= block * blocks) return block_plan(classes, items, blocks);
     if (!is_double && limits.max_cluster_blocks > 1 &&
         classes <= std::int64_t(max_threads) * 40 * limits.max_cluster_blocks)
       return block_plan(classes, 40, limits.max_cluster_blocks);
@@ -89,9 +85,7 @@ Plan plan_rows(const Shape& shape, const Rows& rows, Element element, const Devi
   if (classes <= max_threads * 16) return block_plan(classes, 16, 1);
   if (classes <= block) return block_plan(classes, items, 1);
 
-  Plan plan;  // tiles
-  plan.threads = 256;
-  return plan;
+  return Plan();  // tiles
 }
 
 //   classes     rows           kernel
@@ -105,7 +99,7 @@ Plan plan_index(const IndexJob& job, const DeviceLimits& limits) {
   const Shape& shape = job.scores.shape;
   Plan plan;
   std::int64_t tasks = shape.rows * divide_up(job.draws, job.draws > 1 ? 4 : 1);
-  plan.threads = 256;
+  plan.threads = kIndexThreads;
   if (lie_across(shape, job.scores.logits)) {
     plan.kernel = Kernel::kAcross;
     plan.threads = static_cast<int>(std::min<std::int64_t>(divide_up(shape.classes, 8), 8)) * kWarp;

@@ -5,6 +5,16 @@
 
 namespace gumbel_ext::cuda {
 
+constexpr int kWarp = 32;
+constexpr int kMaxBlockThreads = 512;  // of a block that keeps rows in registers; of float64, half
+constexpr int kMaxClusterBlocks = 8;   // what every device with clusters is built for
+constexpr int kTileThreads = 256;
+constexpr int kIndexThreads = 256;
+
+constexpr int max_block_threads(bool is_double) {
+  return is_double ? kMaxBlockThreads / 2 : kMaxBlockThreads;
+}
+
 struct DeviceLimits {
   int multiprocessors = 1;
   int max_cluster_blocks = 1;  // 1 where there are no clusters (before compute capability 9.0)
@@ -23,7 +33,7 @@ struct Plan {
   Kernel kernel = Kernel::kTiles;
   int lanes = 0;           // of a row's team, within a warp
   int items = 0;           // classes that a thread keeps
-  int threads = 0;         // of a block
+  int threads = 0;         // of a block; tiles have kTileThreads
   int blocks = 1;          // of a cluster
   std::int64_t parts = 1;  // of a row, of the index
 };

@@ -89,10 +89,12 @@ struct Winner {
   int index;
 };
 
+// Of two results for a row, the row's.
 struct First {
-  template <typename C>
-  __device__ __forceinline__ Winner<C> operator()(const Winner<C>& a, const Winner<C>& b) const {
-    return wins(a.score, a.index, b.score, b.index) ? a : b;
+  template <typename Result>
+  __device__ __forceinline__ Result operator()(const Result& a, const Result& b) const {
+    const bool a_wins = wins(a.score, a.index, b.score, b.index);
+    return {a_wins ? a.score : b.score, a_wins ? a.index : b.index};
   }
 };
 
@@ -104,7 +106,7 @@ __device__ __forceinline__ Winner<C> winner_of(const C (&scores)[kPacks][kClasse
   for (int p = 0; p < kPacks; ++p)
 #pragma unroll
     for (int i = 0; i < kClasses; ++i)
-      if (best.score == best.score && !(scores[p][i] <= best.score)) best = {scores[p][i], span.first(p) + i};
+      if (beats(scores[p][i], best.score)) best = {scores[p][i], span.first(p) + i};
   return span.team.combine(best, First());
 }
 

@@ -54,7 +54,6 @@ struct WarpTeam {
   }
 };
 
-constexpr int kMaxBlockThreads = 512;
 constexpr int kMaxWarps = kMaxBlockThreads / kWarp;
 
 // Room for one value.
@@ -104,8 +103,6 @@ struct BlockTeam {
     return value;
   }
 };
-
-constexpr int kMaxClusterBlocks = 8;
 
 // A cluster of blocks: one row.
 struct ClusterTeam {
@@ -195,7 +192,7 @@ struct AcrossTeam {
 // Threads of a block at most: numbers of float64 take two registers.
 template <typename T, typename Team>
 constexpr int max_threads() {
-  return sizeof(T) == 8 && Team::kMaxThreads == kMaxBlockThreads ? kMaxBlockThreads / 2 : Team::kMaxThreads;
+  return Team::kMaxThreads == kMaxBlockThreads ? max_block_threads(sizeof(T) == 8) : Team::kMaxThreads;
 }
 
 // How many blocks have to find room on a multiprocessor at once: what leaves a thread registers for kPacks packs.
