@@ -13,24 +13,28 @@ GUMBEL_EXT_INLINE void stage_backward(const BackwardJob& job, const Tile& tile, 
                 tile.width);
 }
 
-// <p, dy> over a tile.
+// stats[r].sum = <p, dy> over the tile.
 template <typename C>
-GUMBEL_EXT_INLINE double dot(const C* p, const C* dy, std::int64_t n) {
-  const std::int64_t whole = n / kLanes<C>, rest = n % kLanes<C>;
-  return sum_chunks<C>(whole + (rest > 0), [&](std::int64_t chunk) __attribute__((always_inline)) {
-    const std::int64_t k = chunk * kLanes<C>;
-    return chunk < whole ? load(p + k) * load(dy + k) : load_first(p + k, rest) * load_first(dy + k, rest);
-  });
+GUMBEL_EXT_INLINE void dot_rows(const Tile& tile, const Buffers<C>& buffers, TileStats* stats) {
+  const std::int64_t whole = tile.width / kLanes<C>, rest = tile.width % kLanes<C>;
+  sum_rows<C>(
+      tile.rows, whole + (rest > 0),
+      [&](std::int64_t r, std::int64_t chunk) __attribute__((always_inline)) {
+        const C *p = buffers.rows[r] + chunk * kLanes<C>, *dy = buffers.second_rows[r] + chunk * kLanes<C>;
+        return chunk < whole ? load(p) * load(dy) : load_first(p, rest) * load_first(dy, rest);
+      },
+      [&](std::int64_t r, double sum) __attribute__((always_inline)) { stats[r].sum = sum; });
 }
 
 // dx[k] = p[k] * (dy[k] - mean) / tau; zero where p is, also where dy - mean overflows.
 template <typename C>
 GUMBEL_EXT_INLINE void gradient_lanes(C* dx, const C* p, const C* dy, std::int64_t n, C mean, C inverse_tau) {
+  for (std::int64_t k = 0; k < n; k += kLanes<C>)
 #pragma omp simd
-  for (std::int64_t k = 0; k < n; ++k) {
-    const C gradient = p[k] * (dy[k] - mean) * inverse_tau;
-    dx[k] = p[k] == C(0) ? C(0) : gradient;
-  }
+    for (std::int64_t i = k; i < k + kLanes<C>; ++i) {
+      const C gradient = p[i] * (dy[i] - mean) * inverse_tau;
+      dx[i] = p[i] == C(0) ? C(0) : gradient;
+    }
 }
 
 // The same for any n; the last lanes as one vector.
@@ -84,7 +88,7 @@ void backward_tile(const BackwardJob& job, const GroupState& group, std::int64_t
   Buffers<C> buffers(job.shape, workspace);
   TileStats* stats = group.stats + tile_index * group.rows;
   stage_backward<T>(job, tile, buffers);
-  for (std::int64_t r = 0; r < tile.rows; ++r) stats[r].sum = dot(buffers.rows[r], buffers.second_rows[r], tile.width);
+  dot_rows(tile, buffers, stats);
   if (job.shape.tiles() > 1) return;
   write_gradients<T>(job, tile, buffers, stats,
                      [&](std::int64_t r) __attribute__((always_inline)) { return stats[r].sum; });

@@ -49,21 +49,66 @@ GUMBEL_EXT_INLINE void fill_values(C* out, std::int64_t n, C value) {
   for (std::int64_t k = 0; k < n; ++k) out[k] = value;
 }
 
-// The scores of the tile's rows at `scores`, `stride` apart, turned into h for the exponentials, and their
+// The scores of a tile's rows at `scores`, `stride` apart, turned into h for the exponentials, and their
 // statistics but for the sums.
 template <typename C>
-GUMBEL_EXT_INLINE void score_rows(const ForwardJob& job, const Tile& tile, const Buffers<C>& buffers, C* scores,
-                                  std::int64_t stride, TileStats* stats) {
-  for (std::int64_t r = 0; r < tile.rows; ++r) {
-    C* row = scores + r * stride;
+struct RowScorer {
+  const ForwardJob& job;
+  const Tile& tile;
+  const Buffers<C>& buffers;
+  C* scores;
+  std::int64_t stride;
+  TileStats* stats;
+
+  GUMBEL_EXT_INLINE LaneMax<C> add(std::int64_t r) const {
     const C* noise = job.scores.noise.on ? buffers.noise + r * tile.noise_stride() : nullptr;
-    const RowMax<C> found = add_noise(row, buffers.rows[r], noise, tile.width);
+    return add_noise(scores + r * stride, buffers.rows[r], noise, tile.width);
+  }
+
+  GUMBEL_EXT_INLINE void one(std::int64_t r) const {
+    C* row = scores + r * stride;
+    const RowMax<C> found(add(r));
     stats[r] = {static_cast<double>(found.has_nan ? C(__builtin_nanf("")) : found.max), 0, 0, tile.begin};
-    if (is_undefined(stats[r].max)) continue;
+    if (is_undefined(stats[r].max)) return;
     if (job.one_hot) stats[r].argmax += find_first(row, found.max);
     subtract_max(row, padded<C>(tile.width), found.max);
   }
-}
+
+  // A block of short rows, from row `first` on: the same, unless one of them is undefined: then false, and none
+  // is done.
+  static constexpr int kBlock = kFoldedRows<C>;
+  GUMBEL_EXT_INLINE bool block(std::int64_t first) const {
+    Vec<C> lanes[kBlock];
+    VecMask<C> nan = {};
+    for (int i = 0; i < kBlock; ++i) {
+      const LaneMax<C> found = add(first + i);
+      lanes[i] = found.max;
+      nan |= found.nan;
+    }
+    C max[kBlock];
+    fold_rows<C>(max, lanes, Larger());
+    bool undefined = any_lane<C>(nan);
+    for (int i = 0; i < kBlock; ++i) undefined |= !(max[i] - max[i] == C(0));
+    if (undefined) return false;
+    const std::int64_t width = padded<C>(tile.width);
+    for (int i = 0; i < kBlock; ++i) {
+      C* row = scores + (first + i) * stride;
+      stats[first + i] = {static_cast<double>(max[i]), 0, 0, tile.begin};
+      if (job.one_hot) stats[first + i].argmax += find_first_of_few(row, width / kLanes<C>, max[i]);
+      subtract_max(row, width, max[i]);
+    }
+    return true;
+  }
+
+  GUMBEL_EXT_INLINE void all() const {
+    const bool are_short = tile.width <= kShortVectors * kLanes<C>;
+    for (std::int64_t r = 0, end = 0; r < tile.rows; r = end) {
+      end = r + kBlock < tile.rows ? r + kBlock : tile.rows;
+      if (are_short && end - r == kBlock && block(r)) continue;
+      for (; r < end; ++r) one(r);
+    }
+  }
+};
 
 // The rows' h turned into exponentials.
 template <typename C>
@@ -105,26 +150,27 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
 
   stage_logits<T>(job.scores.logits, job.scores.mask, tile, buffers);
   if (job.scores.noise.on) {
-    fill_words(job.scores.noise, tile, 0, buffers);
+    fill_words(
+        job.scores.noise, tile, 0, buffers,
+        prefetch<T>(tile.first_row, tile.rows, tile.begin, tile.width, job.scores.logits, job.relaxed, job.one_hot));
     words_to_noise(job.scores.noise, tile, 0, buffers);
   }
-  score_rows(job, tile, buffers, scores, stride, stats);
+  RowScorer<C>{job, tile, buffers, scores, stride, stats}.all();
   exponentiate_rows(job.tau, tile, scores, stride);
+  sum_rows<C>(
+      tile.rows, padded<C>(tile.width) / kLanes<C>,
+      [&](std::int64_t r, std::int64_t chunk)
+          __attribute__((always_inline)) { return load(scores + r * stride + chunk * kLanes<C>); },
+      [&](std::int64_t r, double sum)
+          __attribute__((always_inline)) { stats[r].sum = is_undefined(stats[r].max) ? 0 : sum; });
+  if (!only_tile) return;
   const RowSink<T> sink = tile.sink<T>(job.relaxed, buffers.staged);
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const C* values = scores + r * stride;
-    const bool undefined = is_undefined(stats[r].max);
-    if (!undefined)
-      stats[r].sum = sum_chunks<C>(padded<C>(tile.width) / kLanes<C>,
-                                   [&](std::int64_t chunk)
-                                       __attribute__((always_inline)) { return load(values + chunk * kLanes<C>); });
-    if (!only_tile) continue;
-    if (undefined)
+    if (is_undefined(stats[r].max))
       fill_values(sink.row(r), tile.width, C(__builtin_nanf("")));
     else
-      scale_values(sink.row(r), values, tile.width, 1, 1 / stats[r].sum);
+      scale_values(sink.row(r), scores + r * stride, tile.width, 1, 1 / stats[r].sum);
   }
-  if (!only_tile) return;
   sink.finish();
   if (job.one_hot)
     write_one_hot<T>(job.one_hot, tile, buffers, [&](std::int64_t r) __attribute__((always_inline)) {

@@ -48,7 +48,7 @@ GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& ti
       for (int lane = 0; lane < kWidth; ++lane)
         if (words[k + i + lane] < kTailWords && k + i + lane < tile.width)
           some_noise[lane] = tail_noise<float>(noise, row, tile.begin + k + i + lane, draw, words[k + i + lane]);
-      update_best(best, scores, add_noise(scores, block + i, some_noise, kWidth), tile.begin + k + i);
+      update_best(best, scores, RowMax(add_noise(scores, block + i, some_noise, kWidth)), tile.begin + k + i);
       best_offset = WordLimit::offset(static_cast<float>(best.score));
     }
   }
@@ -95,8 +95,8 @@ void index_tiles(const IndexJob& job, const GroupState& group, std::int64_t firs
           }
         }
         const C* noise = noisy ? buffers.noise + r * tile.noise_stride() : nullptr;
-        update_best(best[r * draws + d], buffers.scores, add_noise(buffers.scores, buffers.rows[r], noise, tile.width),
-                    tile.begin);
+        update_best(best[r * draws + d], buffers.scores,
+                    RowMax(add_noise(buffers.scores, buffers.rows[r], noise, tile.width)), tile.begin);
       }
     }
   }

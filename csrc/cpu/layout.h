@@ -25,29 +25,38 @@ GUMBEL_EXT_INLINE std::int64_t neighbours(const Rows& tensor, std::int64_t first
   return run < limit ? run : limit;
 }
 
-// block[i][j] becomes block[j][i].
+// block[i][j] becomes block[j][i]: interleaving the halves as often as it takes.
+template <typename V, int kCount, int... kLane>
+GUMBEL_EXT_INLINE void transpose(V (&block)[kCount], std::integer_sequence<int, kLane...>) {
+  using Lane = std::remove_reference_t<decltype((V{} == V{})[0])>;
+  typedef Lane Indices __attribute__((vector_size(sizeof(V))));
+  const Indices low = {(kLane / 2 + kLane % 2 * kCount)...}, high = low + Lane(kCount / 2);
+  for (int width = 1; width < kCount; width *= 2) {
+    V next[kCount];
+    for (int i = 0; i < kCount / 2; ++i) {
+      next[2 * i] = __builtin_shuffle(block[i], block[i + kCount / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(block[i], block[i + kCount / 2], high);
+    }
+    for (int i = 0; i < kCount; ++i) block[i] = next[i];
+  }
+}
 template <typename C>
 GUMBEL_EXT_INLINE void transpose(Vec<C> (&block)[kLanes<C>]) {
   constexpr int kCount = kLanes<C>;
 #if defined(__AVX512F__)
-  for (int width = 1; width < kCount; width *= 2) {  // interleaving the halves log2(kCount) times
-    Vec<C> next[kCount];
-    for (int i = 0; i < kCount / 2; ++i) {
-      const Vec<C> a = block[i], b = block[i + kCount / 2];
-      if constexpr (sizeof(C) == 4) {
-        const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-        const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-        next[2 * i] = (Vec<C>)_mm512_permutex2var_ps((__m512)a, low, (__m512)b);
-        next[2 * i + 1] = (Vec<C>)_mm512_permutex2var_ps((__m512)a, high, (__m512)b);
-      } else {
-        const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
-        const __m512i high = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
-        next[2 * i] = (Vec<C>)_mm512_permutex2var_pd((__m512d)a, low, (__m512d)b);
-        next[2 * i + 1] = (Vec<C>)_mm512_permutex2var_pd((__m512d)a, high, (__m512d)b);
-      }
+  transpose(block, std::make_integer_sequence<int, kCount>());
+#elif defined(__AVX2__)
+  typedef C Half __attribute__((vector_size(kVecBytes / 2)));
+  Half in[kCount][2], out[kCount][2];
+  __builtin_memcpy(in, block, sizeof in);
+  for (int row = 0; row < 2; ++row)
+    for (int column = 0; column < 2; ++column) {
+      Half quarter[kCount / 2];
+      for (int i = 0; i < kCount / 2; ++i) quarter[i] = in[row * kCount / 2 + i][column];
+      transpose(quarter, std::make_integer_sequence<int, kCount / 2>());
+      for (int i = 0; i < kCount / 2; ++i) out[column * kCount / 2 + i][row] = quarter[i];
     }
-    for (int i = 0; i < kCount; ++i) block[i] = next[i];
-  }
+  __builtin_memcpy(block, out, sizeof out);
 #else
   C in[kCount][kCount], out[kCount][kCount];
   __builtin_memcpy(in, block, sizeof in);
@@ -193,6 +202,35 @@ class RowSink {
   std::int64_t stride_;
 };
 
+// Rows so short that what is done once a row weighs as much as what is done to its classes.
+constexpr int kShortVectors = 4;
+
+template <typename C>
+GUMBEL_EXT_INLINE void write_short_hot_row(C* out, std::int64_t n, std::int64_t hot, C filler) {
+  using Lane = std::remove_reference_t<decltype(VecMask<C>{}[0])>;
+  VecMask<C> distance = VecOf<C>::kIota - static_cast<Lane>(hot);
+  for (std::int64_t k = 0; k < n; k += kLanes<C>, distance += Lane(kLanes<C>)) {
+    const Vec<C> v = distance == 0 ? broadcast(C(1)) : broadcast(filler);
+    if (k + kLanes<C> <= n)
+      store(out + k, v);
+    else
+      store_first(out + k, v, n - k);
+  }
+}
+
+// A vector of neighbouring rows.
+template <typename T>
+GUMBEL_EXT_INLINE void write_hot_neighbours(T* out, std::int64_t class_stride, std::int64_t n, const std::int64_t* hot,
+                                            const Compute<T>* filler) {
+  using C = Compute<T>;
+  using Lane = std::remove_reference_t<decltype(VecMask<C>{}[0])>;
+  const Vec<C> fillers = load(filler);
+  VecMask<C> distance;
+  for (int j = 0; j < kLanes<C>; ++j) distance[j] = static_cast<Lane>(hot[j]);
+  for (std::int64_t k = 0; k < n; ++k, distance -= Lane(1))
+    narrow_lanes<T>(out + k * class_stride, distance == 0 ? broadcast(C(1)) : fillers, kLanes<C>);
+}
+
 // Classes [begin, begin + n) of rows [first, first + rows): hot[r] holds 1, the others filler[r]. `hot` counts
 // from `begin`; a class outside the range is none.
 template <typename T>
@@ -204,9 +242,16 @@ GUMBEL_EXT_INLINE void write_hot_rows(const Rows& out, std::int64_t first, std::
   for (std::int64_t r = 0, run = 0; r < rows; r += run) {
     T fillers[kLanes<C>], *target = element<T>(out, first + r, begin);
     run = neighbours(out, first + r, rows - r, kLanes<C>);
+    if (std::is_same_v<T, C> && out.class_stride == 1 && n <= kShortVectors * kLanes<C>) {
+      write_short_hot_row(reinterpret_cast<C*>(target), n, hot[r], filler[r]);
+      continue;
+    }
     for (std::int64_t j = 0; j < run; ++j) narrow(filler[r + j], fillers[j]);
     if (out.class_stride == 1) {
       for (std::int64_t k = 0; k < n; ++k) target[k] = fillers[0];
+    } else if (run == kLanes<C>) {
+      write_hot_neighbours<T>(target, out.class_stride, n, hot + r, filler + r);
+      continue;
     } else {
       for (std::int64_t k = 0; k < n; ++k)
         for (std::int64_t j = 0; j < run; ++j) target[k * out.class_stride + j] = fillers[j];

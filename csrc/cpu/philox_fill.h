@@ -83,23 +83,34 @@ GUMBEL_EXT_INLINE void philox_store(std::uint32_t* out, Words c0, Words c1, Word
   __builtin_memcpy(out, pairs, sizeof pairs);
 }
 
-// Words of `quads` consecutive counters of one row, from `quad` on.
-GUMBEL_EXT_INLINE void philox_fill_row(std::uint32_t* out, std::int64_t quads, std::uint64_t quad, std::uint32_t draw,
-                                       std::uint64_t row, std::uint64_t seed) {
+// Words of `quads` consecutive counters, from `quad` on, of each of `rows` consecutive rows; meanwhile() once for
+// kPhiloxLanes of them. Requires: one row, or whole kPhiloxLanes.
+template <typename Meanwhile>
+GUMBEL_EXT_INLINE void philox_fill_rows(std::uint32_t* out, std::int64_t rows, std::int64_t quads, std::uint64_t quad,
+                                        std::uint32_t draw, std::uint64_t row, std::uint64_t seed,
+                                        Meanwhile& meanwhile) {
   std::uint64_t iota[kPhiloxLanes];
   for (int lane = 0; lane < kPhiloxLanes; ++lane) iota[lane] = lane;
-  Words c0 = load_words(iota) + quad;
-  const Words c1 = Words{} + draw, c2 = Words{} + row, c3 = Words{} + (row >> 32);
+  const Words first = load_words(iota) + quad, c1 = Words{} + draw;
   const Words key0 = Words{} + seed, key1 = Words{} + (seed >> 32);
-  for (std::int64_t i = 0; i < quads; i += kPhiloxLanes, c0 += kPhiloxLanes)
-    philox_store(out + kPhiloxWords * i, c0, c1, c2, c3, key0, key1);
+  for (std::int64_t r = 0; r < rows; ++r, ++row, out += kPhiloxWords * quads) {
+    const Words c2 = Words{} + row, c3 = Words{} + (row >> 32);
+    Words c0 = first;
+    for (std::int64_t i = 0; i < quads; i += kPhiloxLanes, c0 += kPhiloxLanes) {
+      meanwhile();
+      philox_store(out + kPhiloxWords * i, c0, c1, c2, c3, key0, key1);
+    }
+  }
 }
 
 // Words of `quads` counters, each with a quad, row and seed of its own.
+template <typename Meanwhile>
 GUMBEL_EXT_INLINE void philox_fill_each(std::uint32_t* out, std::int64_t quads, const std::uint64_t* quad,
-                                        std::uint32_t draw, const std::uint64_t* row, const std::uint64_t* seed) {
+                                        std::uint32_t draw, const std::uint64_t* row, const std::uint64_t* seed,
+                                        Meanwhile& meanwhile) {
   const Words c1 = Words{} + draw;
   for (std::int64_t i = 0; i < quads; i += kPhiloxLanes) {
+    meanwhile();
     const Words rows = load_words(row + i), seeds = load_words(seed + i);
     philox_store(out + kPhiloxWords * i, load_words(quad + i), c1, rows, rows >> 32, seeds, seeds >> 32);
   }

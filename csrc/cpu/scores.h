@@ -3,6 +3,7 @@
 
 #include "../core/gumbel.h"
 #include "philox_fill.h"
+#include "prefetch.h"
 #include "workspace.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
@@ -36,15 +37,22 @@ GUMBEL_EXT_INLINE std::uint64_t counter_row_of(const Noise& noise, std::int64_t 
   return noise.row_seeds ? 0 : static_cast<std::uint64_t>(row);
 }
 
+struct Nothing {
+  GUMBEL_EXT_INLINE void operator()() const {
+  }
+};
+
 // buffers.words[row][class] for the tile, rows noise_stride() apart.
-template <typename C>
-GUMBEL_EXT_INLINE void fill_words(const Noise& noise, const Tile& tile, std::uint32_t draw, Buffers<C>& buffers) {
+template <typename C, typename Meanwhile = Nothing>
+GUMBEL_EXT_INLINE void fill_words(const Noise& noise, const Tile& tile, std::uint32_t draw, Buffers<C>& buffers,
+                                  Meanwhile meanwhile = Meanwhile()) {
   const std::int64_t quads = tile.noise_stride() / kPhiloxWords;
   const std::uint64_t first_quad = static_cast<std::uint64_t>(tile.begin / kPhiloxWords);
   if (tile.rows == 1 || quads % kPhiloxLanes == 0) {
-    for (std::int64_t r = 0; r < tile.rows; ++r)
-      philox_fill_row(buffers.words + r * tile.noise_stride(), quads, first_quad, draw,
-                      counter_row_of(noise, tile.first_row + r), seed_of(noise, tile.first_row + r));
+    const std::int64_t run = noise.row_seeds ? 1 : tile.rows;
+    for (std::int64_t r = 0; r < tile.rows; r += run)
+      philox_fill_rows(buffers.words + r * tile.noise_stride(), run, quads, first_quad, draw,
+                       counter_row_of(noise, tile.first_row + r), seed_of(noise, tile.first_row + r), meanwhile);
     return;
   }
   std::int64_t i = 0;
@@ -56,7 +64,7 @@ GUMBEL_EXT_INLINE void fill_words(const Noise& noise, const Tile& tile, std::uin
       buffers.counter_seeds[i] = seed;
     }
   }
-  philox_fill_each(buffers.words, i, buffers.quads, draw, buffers.counter_rows, buffers.counter_seeds);
+  philox_fill_each(buffers.words, i, buffers.quads, draw, buffers.counter_rows, buffers.counter_seeds, meanwhile);
 }
 
 // The noise of one word below kTailWords.
@@ -112,52 +120,82 @@ GUMBEL_EXT_INLINE void stage_logits(const Rows& logits, const Rows& mask, const 
   }
 }
 
+// The maximum of every lane's scores but NaN, and which lanes met NaN.
+template <typename C>
+struct LaneMax {
+  Vec<C> max = broadcast(-C(__builtin_inff()));
+  VecMask<C> nan = {};
+
+  GUMBEL_EXT_INLINE void take(const Vec<C>& scores) {
+    max = Larger()(scores, max);
+    nan |= scores != scores;
+  }
+  GUMBEL_EXT_INLINE void take(const LaneMax& other) {
+    max = Larger()(other.max, max);
+    nan |= other.nan;
+  }
+};
+
 template <typename C>
 struct RowMax {
   C max;
   bool has_nan;
+
+  GUMBEL_EXT_INLINE explicit RowMax(const LaneMax<C>& lanes)
+      : max(fold_vector<C>(lanes.max, Larger())), has_nan(any_lane<C>(lanes.nan)) {
+  }
 };
 
 // scores[k] = logits[k] (+ noise[k]), and their maximum. Pads to a whole vector with -infinity.
 template <typename C>
-GUMBEL_EXT_INLINE RowMax<C> add_noise(C* scores, const C* logits, const C* noise, std::int64_t n) {
-  const C lowest = -C(__builtin_inff());
-  constexpr int kRuns = 4;  // maxima of every fourth vector: one alone would wait for itself
-  Vec<C> largest[kRuns];
-  VecMask<C> nan[kRuns] = {};
-  for (Vec<C>& run : largest) run = broadcast(lowest);
-  const auto add = [&](std::int64_t k, Vec<C> v, int run) __attribute__((always_inline)) {
-    store(scores + k, v);
-    largest[run] = max<C>(v, largest[run]);
-    nan[run] |= v != v;
-  };
+GUMBEL_EXT_INLINE LaneMax<C> add_noise(C* scores, const C* logits, const C* noise, std::int64_t n) {
+  constexpr std::int64_t kLane = kLanes<C>, kRuns = 4;  // maxima of every fourth vector: one would wait for itself
+  LaneMax<C> found;
   std::int64_t k = 0;
-  if (noise) {
-    for (; k + kRuns * kLanes<C> <= n; k += kRuns * kLanes<C>)
+  const auto add_runs = [&](auto score) __attribute__((always_inline)) {
+    LaneMax<C> runs[kRuns];
+    for (; k + kRuns * kLane <= n; k += kRuns * kLane)
 #pragma GCC unroll 4
       for (int run = 0; run < kRuns; ++run) {
-        const std::int64_t i = k + run * kLanes<C>;
-        add(i, load(logits + i) + load(noise + i), run);
+        const Vec<C> v = score(k + run * kLane);
+        store(scores + k + run * kLane, v);
+        runs[run].take(v);
       }
+    for (const LaneMax<C>& run : runs) found.take(run);
+  };
+  if (n >= kRuns * kLane) {
+    if (noise)
+      add_runs([&](std::int64_t i) __attribute__((always_inline)) { return load(logits + i) + load(noise + i); });
+    else
+      add_runs([&](std::int64_t i) __attribute__((always_inline)) { return load(logits + i); });
   }
-  for (; k + kLanes<C> <= n; k += kLanes<C>) add(k, noise ? load(logits + k) + load(noise + k) : load(logits + k), 0);
-  if (k < n) {
-    Vec<C> v = load_first(logits + k, n - k);
+  for (; k < n; k += kLane) {
+    Vec<C> v = k + kLane <= n ? load(logits + k) : load_first(logits + k, n - k);
     if (noise) v += load(noise + k);
-    add(k, keep_first(v, n - k, lowest), 0);
+    if (k + kLane > n) v = keep_first(v, n - k, -C(__builtin_inff()));
+    store(scores + k, v);
+    found.take(v);
   }
-  const Vec<C> all = max<C>(max<C>(largest[0], largest[1]), max<C>(largest[2], largest[3]));
-  return {largest_lane<C>(all), any_lane<C>(nan[0] | nan[1] | nan[2] | nan[3])};
+  return found;
 }
 
-// The first k with scores[k] == value, or, where `value` is NaN, the first NaN. Requires: there is one.
+// The first k with scores[k] == value, or, where `value` is NaN, the first NaN. Requires: there is one; for
+// find_first_of_few, within kShortVectors vectors, and no NaN.
 template <typename C>
 GUMBEL_EXT_INLINE std::int64_t find_first(const C* scores, C value) {
   for (std::int64_t k = 0;; k += kLanes<C>) {
     const Vec<C> v = load(scores + k);
     const VecMask<C> hit = value == value ? (v == broadcast(value)) : (v != v);
-    if (any_lane<C>(hit)) return k + first_lane<C>(hit);
+    if (const std::uint32_t bits = lane_bits<C>(hit)) return k + __builtin_ctz(bits);
   }
+}
+
+template <typename C>
+GUMBEL_EXT_INLINE std::int64_t find_first_of_few(const C* scores, std::int64_t vectors, C value) {
+  std::uint64_t bits = 0;  // no branch: where the class lies is as good as random
+  for (std::int64_t i = 0; i < vectors; ++i)
+    bits |= std::uint64_t{lane_bits<C>(load(scores + i * kLanes<C>) == broadcast(value))} << (i * kLanes<C>);
+  return __builtin_ctzll(bits);
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

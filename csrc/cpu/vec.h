@@ -94,36 +94,6 @@ GUMBEL_EXT_INLINE Vec<C> keep_first(Vec<C> v, std::int64_t n, C filler) {
 }
 
 template <typename C>
-GUMBEL_EXT_INLINE Vec<C> max(Vec<C> a, Vec<C> b) {
-  return a > b ? a : b;
-}
-
-// The lanes folded in halves, to a single one, by `fold`.
-template <typename C, int kCount, typename Fold>
-GUMBEL_EXT_INLINE C fold_lanes(const C* lanes, Fold fold) {
-  if constexpr (kCount == 1) {
-    return lanes[0];
-  } else {
-    typedef C Half __attribute__((vector_size(kCount / 2 * sizeof(C))));
-    Half low, high;
-    __builtin_memcpy(&low, lanes, sizeof low);
-    __builtin_memcpy(&high, lanes + kCount / 2, sizeof high);
-    const Half folded = fold(low, high);
-    C next[kCount / 2];
-    __builtin_memcpy(next, &folded, sizeof folded);
-    return fold_lanes<C, kCount / 2>(next, fold);
-  }
-}
-
-// The largest lane; NaN lanes are unspecified.
-template <typename C>
-GUMBEL_EXT_INLINE C largest_lane(Vec<C> v) {
-  C lanes[kLanes<C>];
-  store(lanes, v);
-  return fold_lanes<C, kLanes<C>>(lanes, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
-}
-
-template <typename C>
 GUMBEL_EXT_INLINE bool any_lane(VecMask<C> mask) {
 #if defined(__AVX512F__)
   return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0;
@@ -134,51 +104,26 @@ GUMBEL_EXT_INLINE bool any_lane(VecMask<C> mask) {
 #endif
 }
 
-// The first lane that is set. Requires: one is.
+// A bit for each lane that is set, the first lane's lowest.
 template <typename C>
-GUMBEL_EXT_INLINE int first_lane(VecMask<C> mask) {
+GUMBEL_EXT_INLINE std::uint32_t lane_bits(VecMask<C> mask) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(C) == 4)
-    return __builtin_ctz(_mm512_test_epi32_mask((__m512i)mask, (__m512i)mask));
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
   else
-    return __builtin_ctz(_mm512_test_epi64_mask((__m512i)mask, (__m512i)mask));
+    return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask);
+#elif defined(__AVX2__)
+  __m256 halves[2];
+  __builtin_memcpy(halves, &mask, sizeof halves);
+  if constexpr (sizeof(C) == 4)
+    return _mm256_movemask_ps(halves[0]) | _mm256_movemask_ps(halves[1]) << 8;
+  else
+    return _mm256_movemask_pd((__m256d)halves[0]) | _mm256_movemask_pd((__m256d)halves[1]) << 4;
 #else
-  int lane = 0;
-  while (mask[lane] == 0) ++lane;
-  return lane;
+  std::uint32_t bits = 0;
+  for (int lane = 0; lane < kLanes<C>; ++lane) bits |= static_cast<std::uint32_t>(mask[lane] & 1) << lane;
+  return bits;
 #endif
-}
-
-// The lanes in double, float's upper half added to its lower one.
-GUMBEL_EXT_INLINE Vec<double> to_double(Vec<double> v) {
-  return v;
-}
-GUMBEL_EXT_INLINE Vec<double> to_double(Vec<float> v) {
-  typedef float Half __attribute__((vector_size(kVecBytes / 2)));
-  Half halves[2];
-  __builtin_memcpy(halves, &v, sizeof v);
-  return __builtin_convertvector(halves[0], Vec<double>) + __builtin_convertvector(halves[1], Vec<double>);
-}
-
-// Sum of term(0) .. term(chunks - 1), vectors of the working precision: a tree over eight of them, then
-// on into double, so that the rounding error stays at a few units however many there are.
-template <typename C, typename Term>
-GUMBEL_EXT_INLINE double sum_chunks(std::int64_t chunks, Term term) {
-  constexpr int kRun = 8;
-  Vec<double> total = {};
-  for (std::int64_t chunk = 0; chunk < chunks; chunk += kRun) {
-    Vec<C> run = {};
-    if (chunk + kRun <= chunks) {
-      run = ((term(chunk) + term(chunk + 1)) + (term(chunk + 2) + term(chunk + 3))) +
-            ((term(chunk + 4) + term(chunk + 5)) + (term(chunk + 6) + term(chunk + 7)));
-    } else {
-      for (std::int64_t last = chunk; last < chunks; ++last) run += term(last);
-    }
-    total += to_double(run);
-  }
-  double lanes[kLanes<double>];
-  store(lanes, total);
-  return fold_lanes<double, kLanes<double>>(lanes, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

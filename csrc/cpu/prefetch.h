@@ -1,0 +1,57 @@
+// Memory that a tile is about to touch, asked for while its words are computed.
+#pragma once
+
+#include "layout.h"
+#include "philox_fill.h"
+
+namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
+
+// A few cache lines at every step of philox_fill, so that the last step asks for the last line. What is asked for is
+// a hint: a line too many does no harm, and of tensors whose rows follow no simple rule the first line stands for all.
+template <typename T, int kTensors>
+class Prefetch {
+ public:
+  // Rows [first, first + rows) x classes [begin, begin + n) of the tensors, of which some may be none.
+  template <typename... Tensors>
+  GUMBEL_EXT_INLINE Prefetch(std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t n,
+                             const Tensors&... tensors)
+      : lines_{lines_of(tensors, first, rows, begin, n)...} {
+  }
+
+  GUMBEL_EXT_INLINE void operator()() {
+#pragma GCC unroll 8
+    for (int i = 0; i < kTensors; ++i)
+#pragma GCC unroll 8
+      for (int line = 0; line < kLinesAStep; ++line) {
+        __builtin_prefetch(lines_[i].next);
+        lines_[i].next += lines_[i].distance;
+      }
+  }
+
+ private:
+  static constexpr int kLine = 64;
+  // As many as a step's words stand for, in dense rows and, to the same number, in rows side by side.
+  static constexpr int kLinesAStep = (kPhiloxWords * kPhiloxLanes * int(sizeof(T)) + kLine - 1) / kLine;
+  struct Lines {
+    const char* next;
+    std::int64_t distance;
+  };
+
+  static GUMBEL_EXT_INLINE Lines lines_of(const Rows& tensor, std::int64_t first, std::int64_t rows, std::int64_t begin,
+                                          std::int64_t n) {
+    if (!tensor) return {nullptr, 0};
+    const char* start = reinterpret_cast<const char*>(element<T>(tensor, first, begin));
+    if (rows == 1 ? tensor.class_stride == 1 : is_dense(tensor, n)) return {start, kLine};
+    const bool side_by_side = neighbours(tensor, first, rows, kLanes<Compute<T>>) > 1;
+    return {start, side_by_side ? tensor.class_stride * std::int64_t(sizeof(T)) : 0};
+  }
+
+  Lines lines_[kTensors];
+};
+template <typename T, typename... Tensors>
+GUMBEL_EXT_INLINE Prefetch<T, sizeof...(Tensors)> prefetch(std::int64_t first, std::int64_t rows, std::int64_t begin,
+                                                           std::int64_t n, const Tensors&... tensors) {
+  return {first, rows, begin, n, tensors...};
+}
+
+}  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

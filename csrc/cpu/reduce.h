@@ -1,0 +1,139 @@
+// Vectors folded to single numbers. The order is always the same, so that the bits are.
+#pragma once
+
+#include <utility>
+
+#include "vec.h"
+
+namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
+
+// How lanes are folded: NaN is no larger than anything.
+struct Larger {
+  template <typename V>
+  GUMBEL_EXT_INLINE V operator()(V a, V b) const {
+    return a > b ? a : b;
+  }
+};
+struct Plus {
+  template <typename V>
+  GUMBEL_EXT_INLINE V operator()(V a, V b) const {
+    return a + b;
+  }
+};
+
+// The lanes folded in halves, to a single one.
+template <typename C, int kCount = kLanes<C>, typename Fold>
+GUMBEL_EXT_INLINE C fold_lanes(const C* lanes, Fold fold) {
+  if constexpr (kCount == 1) {
+    return lanes[0];
+  } else {
+    typedef C Half __attribute__((vector_size(kCount / 2 * sizeof(C))));
+    Half low, high;
+    __builtin_memcpy(&low, lanes, sizeof low);
+    __builtin_memcpy(&high, lanes + kCount / 2, sizeof high);
+    const Half folded = fold(low, high);
+    C next[kCount / 2];
+    __builtin_memcpy(next, &folded, sizeof folded);
+    return fold_lanes<C, kCount / 2>(next, fold);
+  }
+}
+
+template <typename C, typename Fold>
+GUMBEL_EXT_INLINE C fold_vector(Vec<C> v, Fold fold) {
+  C lanes[kLanes<C>];
+  store(lanes, v);
+  return fold_lanes(lanes, fold);
+}
+
+// Rows whose vectors are folded together.
+template <typename C>
+constexpr int kFoldedRows = kLanes<C> / 2;
+
+#if defined(__AVX2__)
+// `vectors` hold 2 * kWidth lanes of each row, row after row; in the end, one.
+template <typename C, int kWidth, typename Half, typename Fold, int... kLane>
+GUMBEL_EXT_INLINE void fold_side_by_side(Half* vectors, Fold fold, std::integer_sequence<int, kLane...> lanes) {
+  using Lane = std::remove_reference_t<decltype(VecMask<C>{}[0])>;
+  typedef Lane Indices __attribute__((vector_size(sizeof(Half))));
+  const Indices low = {(kLane / kWidth * 2 * kWidth + kLane % kWidth)...}, high = low + Lane(kWidth);
+  for (int i = 0; i < kWidth; ++i) {
+    const Half a = vectors[2 * i], b = vectors[2 * i + 1];
+    vectors[i] = fold(__builtin_shuffle(a, b, low), __builtin_shuffle(a, b, high));
+  }
+  if constexpr (kWidth > 1) fold_side_by_side<C, kWidth / 2>(vectors, fold, lanes);
+}
+#endif
+
+// out[r] is what fold_vector makes of rows[r], for kFoldedRows<C> rows at once.
+template <typename C, typename Fold>
+GUMBEL_EXT_INLINE void fold_rows(C* out, const Vec<C>* rows, Fold fold) {
+  constexpr int kRows = kFoldedRows<C>;
+#if defined(__AVX2__)
+  typedef C Half __attribute__((vector_size(kVecBytes / 2)));
+  Half vectors[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    Half halves[2];
+    __builtin_memcpy(halves, rows + r, sizeof halves);
+    vectors[r] = fold(halves[0], halves[1]);
+  }
+  fold_side_by_side<C, kRows / 2>(vectors, fold, std::make_integer_sequence<int, kRows>());
+  __builtin_memcpy(out, vectors, sizeof *vectors);
+#else
+  for (int r = 0; r < kRows; ++r) {
+    out[r] = fold_vector<C>(rows[r], fold);
+  }
+#endif
+}
+
+// The lanes in double, float's upper half added to its lower one.
+GUMBEL_EXT_INLINE Vec<double> to_double(Vec<double> v) {
+  return v;
+}
+GUMBEL_EXT_INLINE Vec<double> to_double(Vec<float> v) {
+  typedef float Half __attribute__((vector_size(kVecBytes / 2)));
+  Half halves[2];
+  __builtin_memcpy(halves, &v, sizeof v);
+  return __builtin_convertvector(halves[0], Vec<double>) + __builtin_convertvector(halves[1], Vec<double>);
+}
+
+// term(0) + ... + term(chunks - 1), of at most kRun vectors of the working precision.
+constexpr int kRun = 8;
+template <typename C, typename Term>
+GUMBEL_EXT_INLINE Vec<C> sum_run(std::int64_t chunks, Term term) {
+  if (chunks == kRun) return ((term(0) + term(1)) + (term(2) + term(3))) + ((term(4) + term(5)) + (term(6) + term(7)));
+  Vec<C> run = {};
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) run += term(chunk);
+  return run;
+}
+
+// Sum of term(0) .. term(chunks - 1), vectors of the working precision: runs of them, then on in double, so that
+// the rounding error stays at a few units however many there are.
+template <typename C, typename Term>
+GUMBEL_EXT_INLINE double sum_chunks(std::int64_t chunks, Term term) {
+  Vec<double> total = {};
+  for (std::int64_t first = 0; first < chunks; first += kRun)
+    total +=
+        to_double(sum_run<C>(chunks - first < kRun ? chunks - first : kRun,
+                             [&](std::int64_t chunk) __attribute__((always_inline)) { return term(first + chunk); }));
+  return fold_vector<double>(total, Plus());
+}
+
+// give(r, the sum of term(r, 0) .. term(r, chunks - 1)) for every row; short rows several at once, to the same bits.
+template <typename C, typename Term, typename Give>
+GUMBEL_EXT_INLINE void sum_rows(std::int64_t rows, std::int64_t chunks, Term term, Give give) {
+  constexpr int kBlock = kFoldedRows<double>;
+  std::int64_t r = 0;
+  for (; chunks <= kRun && r + kBlock <= rows; r += kBlock) {
+    Vec<double> totals[kBlock] = {};
+    for (int i = 0; i < kBlock; ++i)
+      totals[i] += to_double(
+          sum_run<C>(chunks, [&](std::int64_t chunk) __attribute__((always_inline)) { return term(r + i, chunk); }));
+    double sums[kBlock];
+    fold_rows<double>(sums, totals, Plus());
+    for (int i = 0; i < kBlock; ++i) give(r + i, sums[i]);
+  }
+  for (; r < rows; ++r)
+    give(r, sum_chunks<C>(chunks, [&](std::int64_t chunk) __attribute__((always_inline)) { return term(r, chunk); }));
+}
+
+}  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA
