@@ -207,10 +207,9 @@ constexpr int kShortVectors = 4;
 
 template <typename C>
 GUMBEL_EXT_INLINE void write_short_hot_row(C* out, std::int64_t n, std::int64_t hot, C filler) {
-  using Lane = std::remove_reference_t<decltype(VecMask<C>{}[0])>;
-  VecMask<C> distance = VecOf<C>::kIota - static_cast<Lane>(hot);
-  for (std::int64_t k = 0; k < n; k += kLanes<C>, distance += Lane(kLanes<C>)) {
-    const Vec<C> v = distance == 0 ? broadcast(C(1)) : broadcast(filler);
+  VecMask<C> at = static_cast<Lane<C>>(hot) - VecMask<C>{};
+  for (std::int64_t k = 0; k < n; k += kLanes<C>, at -= Lane<C>(kLanes<C>)) {
+    const Vec<C> v = select_at<C>(VecOf<C>::kIota, at, broadcast(C(1)), broadcast(filler));
     if (k + kLanes<C> <= n)
       store(out + k, v);
     else
@@ -223,12 +222,11 @@ template <typename T>
 GUMBEL_EXT_INLINE void write_hot_neighbours(T* out, std::int64_t class_stride, std::int64_t n, const std::int64_t* hot,
                                             const Compute<T>* filler) {
   using C = Compute<T>;
-  using Lane = std::remove_reference_t<decltype(VecMask<C>{}[0])>;
   const Vec<C> fillers = load(filler);
-  VecMask<C> distance;
-  for (int j = 0; j < kLanes<C>; ++j) distance[j] = static_cast<Lane>(hot[j]);
-  for (std::int64_t k = 0; k < n; ++k, distance -= Lane(1))
-    narrow_lanes<T>(out + k * class_stride, distance == 0 ? broadcast(C(1)) : fillers, kLanes<C>);
+  VecMask<C> at;
+  for (int j = 0; j < kLanes<C>; ++j) at[j] = static_cast<Lane<C>>(hot[j]);
+  for (std::int64_t k = 0; k < n; ++k, at -= Lane<C>(1))
+    narrow_lanes<T>(out + k * class_stride, select_at<C>(VecMask<C>{}, at, broadcast(C(1)), fillers), kLanes<C>);
 }
 
 // Classes [begin, begin + n) of rows [first, first + rows): hot[r] holds 1, the others filler[r]. `hot` counts

@@ -53,9 +53,8 @@ constexpr int kFoldedRows = kLanes<C> / 2;
 // `vectors` hold 2 * kWidth lanes of each row, row after row; in the end, one.
 template <typename C, int kWidth, typename Half, typename Fold, int... kLane>
 GUMBEL_EXT_INLINE void fold_side_by_side(Half* vectors, Fold fold, std::integer_sequence<int, kLane...> lanes) {
-  using Lane = std::remove_reference_t<decltype(VecMask<C>{}[0])>;
-  typedef Lane Indices __attribute__((vector_size(sizeof(Half))));
-  const Indices low = {(kLane / kWidth * 2 * kWidth + kLane % kWidth)...}, high = low + Lane(kWidth);
+  typedef Lane<C> Indices __attribute__((vector_size(sizeof(Half))));
+  const Indices low = {(kLane / kWidth * 2 * kWidth + kLane % kWidth)...}, high = low + Lane<C>(kWidth);
   for (int i = 0; i < kWidth; ++i) {
     const Half a = vectors[2 * i], b = vectors[2 * i + 1];
     vectors[i] = fold(__builtin_shuffle(a, b, low), __builtin_shuffle(a, b, high));

@@ -127,11 +127,11 @@ struct LaneMax {
   VecMask<C> nan = {};
 
   GUMBEL_EXT_INLINE void take(const Vec<C>& scores) {
-    max = Larger()(scores, max);
-    nan |= scores != scores;
+    max = larger<C>(scores, max);
+    nan |= is_nan<C>(scores);
   }
   GUMBEL_EXT_INLINE void take(const LaneMax& other) {
-    max = Larger()(other.max, max);
+    max = larger<C>(other.max, max);
     nan |= other.nan;
   }
 };
@@ -149,7 +149,12 @@ struct RowMax {
 // scores[k] = logits[k] (+ noise[k]), and their maximum. Pads to a whole vector with -infinity.
 template <typename C>
 GUMBEL_EXT_INLINE LaneMax<C> add_noise(C* scores, const C* logits, const C* noise, std::int64_t n) {
-  constexpr std::int64_t kLane = kLanes<C>, kRuns = 4;  // maxima of every fourth vector: one would wait for itself
+  constexpr std::int64_t kLane = kLanes<C>;
+#if defined(__AVX512F__)
+  constexpr int kRuns = 4;  // maxima of every fourth vector: one would wait for itself
+#else
+  constexpr int kRuns = 2;  // as many as there are registers for
+#endif
   LaneMax<C> found;
   std::int64_t k = 0;
   const auto add_runs = [&](auto score) __attribute__((always_inline)) {
@@ -185,7 +190,7 @@ template <typename C>
 GUMBEL_EXT_INLINE std::int64_t find_first(const C* scores, C value) {
   for (std::int64_t k = 0;; k += kLanes<C>) {
     const Vec<C> v = load(scores + k);
-    const VecMask<C> hit = value == value ? (v == broadcast(value)) : (v != v);
+    const VecMask<C> hit = value == value ? equal<C>(v, broadcast(value)) : is_nan<C>(v);
     if (const std::uint32_t bits = lane_bits<C>(hit)) return k + __builtin_ctz(bits);
   }
 }
@@ -194,7 +199,7 @@ template <typename C>
 GUMBEL_EXT_INLINE std::int64_t find_first_of_few(const C* scores, std::int64_t vectors, C value) {
   std::uint64_t bits = 0;  // no branch: where the class lies is as good as random
   for (std::int64_t i = 0; i < vectors; ++i)
-    bits |= std::uint64_t{lane_bits<C>(load(scores + i * kLanes<C>) == broadcast(value))} << (i * kLanes<C>);
+    bits |= std::uint64_t{lane_bits<C>(equal<C>(load(scores + i * kLanes<C>), broadcast(value)))} << (i * kLanes<C>);
   return __builtin_ctzll(bits);
 }
 

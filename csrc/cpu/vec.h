@@ -29,6 +29,8 @@ using Vec = typename VecOf<C>::Type;
 template <typename C>
 using VecMask = typename VecOf<C>::Mask;
 template <typename C>
+using Lane = std::remove_reference_t<decltype(VecMask<C>{}[0])>;
+template <typename C>
 constexpr int kLanes = kVecBytes / sizeof(C);
 
 GUMBEL_EXT_INLINE constexpr std::int64_t round_up(std::int64_t n, std::int64_t multiple) {
@@ -44,6 +46,61 @@ GUMBEL_EXT_INLINE constexpr std::int64_t padded(std::int64_t classes) {
 template <typename C>
 GUMBEL_EXT_INLINE Vec<C> broadcast(C value) {
   return value - Vec<C>{};
+}
+
+// op(vectors...), part by part where a register holds no whole vector: compilers would take a comparison or a
+// selection of whole vectors apart lane by lane.
+#if defined(__AVX512F__)
+constexpr int kPartBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kPartBytes = 32;
+#else
+constexpr int kPartBytes = 16;
+#endif
+template <typename V>
+struct PartOf {
+  typedef std::remove_reference_t<decltype(V{}[0])> Type __attribute__((vector_size(kPartBytes)));
+};
+template <typename V>
+GUMBEL_EXT_INLINE auto part_of(const V& v, int byte) {
+  typename PartOf<V>::Type part;
+  __builtin_memcpy(&part, reinterpret_cast<const char*>(&v) + byte, sizeof part);
+  return part;
+}
+template <typename Result, typename Op, typename... Vectors>
+GUMBEL_EXT_INLINE Result by_parts(Op op, const Vectors&... vectors) {
+  Result result;
+  for (int byte = 0; byte < kVecBytes; byte += kPartBytes) {
+    const auto part = op(part_of(vectors, byte)...);
+    __builtin_memcpy(reinterpret_cast<char*>(&result) + byte, &part, sizeof part);
+  }
+  return result;
+}
+
+template <typename C>
+GUMBEL_EXT_INLINE VecMask<C> is_nan(const Vec<C>& v) {
+  return by_parts<VecMask<C>>([](auto a) __attribute__((always_inline)) { return a != a; }, v);
+}
+template <typename C>
+GUMBEL_EXT_INLINE VecMask<C> equal(const Vec<C>& v, const Vec<C>& w) {
+  return by_parts<VecMask<C>>([](auto a, auto b) __attribute__((always_inline)) { return a == b; }, v, w);
+}
+// The larger ones, and b where a is NaN.
+template <typename C>
+GUMBEL_EXT_INLINE Vec<C> larger(const Vec<C>& v, const Vec<C>& w) {
+  return by_parts<Vec<C>>([](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }, v, w);
+}
+// Lane i of v where place[i] < n[i] (or, for select_at, place[i] == n[i]), else of w.
+template <typename C>
+GUMBEL_EXT_INLINE Vec<C> select_below(const VecMask<C>& place, const VecMask<C>& n, const Vec<C>& v, const Vec<C>& w) {
+  return by_parts<Vec<C>>([](auto i, auto limit, auto a, auto b)
+                              __attribute__((always_inline)) { return i < limit ? a : b; },
+                          place, n, v, w);
+}
+template <typename C>
+GUMBEL_EXT_INLINE Vec<C> select_at(const VecMask<C>& place, const VecMask<C>& n, const Vec<C>& v, const Vec<C>& w) {
+  return by_parts<Vec<C>>(
+      [](auto i, auto at, auto a, auto b) __attribute__((always_inline)) { return i == at ? a : b; }, place, n, v, w);
 }
 
 template <typename C>
@@ -88,20 +145,7 @@ GUMBEL_EXT_INLINE void store_first(C* p, Vec<C> v, std::int64_t n) {
 // Lanes from `n` on replaced by `filler`.
 template <typename C>
 GUMBEL_EXT_INLINE Vec<C> keep_first(Vec<C> v, std::int64_t n, C filler) {
-  using Lane = std::remove_reference_t<decltype(VecMask<C>{}[0])>;
-  const VecMask<C> limit = static_cast<Lane>(n) - VecMask<C>{};
-  return VecOf<C>::kIota < limit ? v : broadcast(filler);
-}
-
-template <typename C>
-GUMBEL_EXT_INLINE bool any_lane(VecMask<C> mask) {
-#if defined(__AVX512F__)
-  return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0;
-#else
-  std::int64_t words[8];
-  __builtin_memcpy(words, &mask, sizeof words);
-  return (words[0] | words[1] | words[2] | words[3] | words[4] | words[5] | words[6] | words[7]) != 0;
-#endif
+  return select_below<C>(VecOf<C>::kIota, static_cast<Lane<C>>(n) - VecMask<C>{}, v, broadcast(filler));
 }
 
 // A bit for each lane that is set, the first lane's lowest.
@@ -124,6 +168,11 @@ GUMBEL_EXT_INLINE std::uint32_t lane_bits(VecMask<C> mask) {
   for (int lane = 0; lane < kLanes<C>; ++lane) bits |= static_cast<std::uint32_t>(mask[lane] & 1) << lane;
   return bits;
 #endif
+}
+
+template <typename C>
+GUMBEL_EXT_INLINE bool any_lane(VecMask<C> mask) {
+  return lane_bits<C>(mask) != 0;
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA
