@@ -205,16 +205,24 @@ class RowSink {
 // Rows so short that what is done once a row weighs as much as what is done to its classes.
 constexpr int kShortVectors = 4;
 
-template <typename C>
-GUMBEL_EXT_INLINE void write_short_hot_row(C* out, std::int64_t n, std::int64_t hot, C filler) {
-  VecMask<C> at = static_cast<Lane<C>>(hot) - VecMask<C>{};
-  for (std::int64_t k = 0; k < n; k += kLanes<C>, at -= Lane<C>(kLanes<C>)) {
-    const Vec<C> v = select_at<C>(VecOf<C>::kIota, at, broadcast(C(1)), broadcast(filler));
-    if (k + kLanes<C> <= n)
-      store(out + k, v);
-    else
-      store_first(out + k, v, n - k);
+// n classes side by side: `hot` holds 1, where it is one of them, the others `filler`.
+template <typename T>
+GUMBEL_EXT_INLINE void write_hot_row(T* out, std::int64_t n, std::int64_t hot, Compute<T> filler) {
+  using C = Compute<T>;
+  if (std::is_same_v<T, C> && n <= kShortVectors * kLanes<C>) {
+    VecMask<C> at = static_cast<Lane<C>>(hot) - VecMask<C>{};
+    for (std::int64_t k = 0; k < n; k += kLanes<C>, at -= Lane<C>(kLanes<C>))
+      narrow_lanes<T>(out + k, select_at<C>(VecOf<C>::kIota, at, broadcast(C(1)), broadcast(filler)),
+                      n - k < kLanes<C> ? n - k : kLanes<C>);
+    return;
   }
+  constexpr std::int64_t kBlock = kVecBytes / sizeof(T);
+  T block[kBlock];
+  for (T& element : block) narrow(filler, element);
+  std::int64_t k = 0;
+  for (; k + kBlock <= n; k += kBlock) __builtin_memcpy(out + k, block, sizeof block);
+  for (; k < n; ++k) out[k] = block[0];
+  if (hot >= 0 && hot < n) narrow(C(1), out[hot]);
 }
 
 // A vector of neighbouring rows.
@@ -235,27 +243,18 @@ template <typename T>
 GUMBEL_EXT_INLINE void write_hot_rows(const Rows& out, std::int64_t first, std::int64_t rows, std::int64_t begin,
                                       std::int64_t n, const std::int64_t* hot, const Compute<T>* filler) {
   using C = Compute<T>;
-  T one;
-  narrow(C(1), one);
   for (std::int64_t r = 0, run = 0; r < rows; r += run) {
-    T fillers[kLanes<C>], *target = element<T>(out, first + r, begin);
+    T* target = element<T>(out, first + r, begin);
     run = neighbours(out, first + r, rows - r, kLanes<C>);
-    if (std::is_same_v<T, C> && out.class_stride == 1 && n <= kShortVectors * kLanes<C>) {
-      write_short_hot_row(reinterpret_cast<C*>(target), n, hot[r], filler[r]);
-      continue;
-    }
-    for (std::int64_t j = 0; j < run; ++j) narrow(filler[r + j], fillers[j]);
     if (out.class_stride == 1) {
-      for (std::int64_t k = 0; k < n; ++k) target[k] = fillers[0];
+      write_hot_row(target, n, hot[r], filler[r]);
     } else if (run == kLanes<C>) {
       write_hot_neighbours<T>(target, out.class_stride, n, hot + r, filler + r);
-      continue;
     } else {
       for (std::int64_t k = 0; k < n; ++k)
-        for (std::int64_t j = 0; j < run; ++j) target[k * out.class_stride + j] = fillers[j];
+        for (std::int64_t j = 0; j < run; ++j)
+          narrow(k == hot[r + j] ? C(1) : filler[r + j], target[k * out.class_stride + j]);
     }
-    for (std::int64_t j = 0; j < run; ++j)
-      if (hot[r + j] >= 0 && hot[r + j] < n) target[hot[r + j] * out.class_stride + j] = one;
   }
 }
 

@@ -149,31 +149,34 @@ struct RowMax {
 // scores[k] = logits[k] (+ noise[k]), and their maximum. Pads to a whole vector with -infinity.
 template <typename C>
 GUMBEL_EXT_INLINE LaneMax<C> add_noise(C* scores, const C* logits, const C* noise, std::int64_t n) {
-  constexpr std::int64_t kLane = kLanes<C>;
-#if defined(__AVX512F__)
-  constexpr int kRuns = 4;  // maxima of every fourth vector: one would wait for itself
-#else
-  constexpr int kRuns = 2;  // as many as there are registers for
-#endif
+  constexpr std::int64_t kLane = kLanes<C>, kPartLanes = kPartBytes / sizeof(C);
+  constexpr int kRuns = 4;  // maxima of every fourth register: one would wait for itself
   LaneMax<C> found;
   std::int64_t k = 0;
   const auto add_runs = [&](auto score) __attribute__((always_inline)) {
-    LaneMax<C> runs[kRuns];
-    for (; k + kRuns * kLane <= n; k += kRuns * kLane)
+    Part<Vec<C>> max[kRuns];
+    Part<VecMask<C>> nan[kRuns] = {};
+    for (auto& run : max) run = part_of(found.max, 0);
+    for (; k + kRuns * kPartLanes <= n; k += kRuns * kPartLanes)
 #pragma GCC unroll 4
       for (int run = 0; run < kRuns; ++run) {
-        const Vec<C> v = score(k + run * kLane);
-        store(scores + k + run * kLane, v);
-        runs[run].take(v);
+        const Part<Vec<C>> v = score(k + run * kPartLanes);
+        __builtin_memcpy(scores + k + run * kPartLanes, &v, sizeof v);
+        max[run] = v > max[run] ? v : max[run];
+        nan[run] |= v != v;
       }
-    for (const LaneMax<C>& run : runs) found.take(run);
+    for (int run = 0; run < kRuns; run += kVecBytes / kPartBytes) {
+      LaneMax<C> runs;
+      __builtin_memcpy(&runs.max, max + run, sizeof runs.max);
+      __builtin_memcpy(&runs.nan, nan + run, sizeof runs.nan);
+      found.take(runs);
+    }
   };
-  if (n >= kRuns * kLane) {
-    if (noise)
-      add_runs([&](std::int64_t i) __attribute__((always_inline)) { return load(logits + i) + load(noise + i); });
-    else
-      add_runs([&](std::int64_t i) __attribute__((always_inline)) { return load(logits + i); });
-  }
+  if (noise)
+    add_runs([&](std::int64_t i)
+                 __attribute__((always_inline)) { return load_part(logits + i) + load_part(noise + i); });
+  else
+    add_runs([&](std::int64_t i) __attribute__((always_inline)) { return load_part(logits + i); });
   for (; k < n; k += kLane) {
     Vec<C> v = k + kLane <= n ? load(logits + k) : load_first(logits + k, n - k);
     if (noise) v += load(noise + k);

@@ -62,8 +62,10 @@ struct PartOf {
   typedef std::remove_reference_t<decltype(V{}[0])> Type __attribute__((vector_size(kPartBytes)));
 };
 template <typename V>
-GUMBEL_EXT_INLINE auto part_of(const V& v, int byte) {
-  typename PartOf<V>::Type part;
+using Part = typename PartOf<V>::Type;
+template <typename V>
+GUMBEL_EXT_INLINE Part<V> part_of(const V& v, int byte) {
+  Part<V> part;
   __builtin_memcpy(&part, reinterpret_cast<const char*>(&v) + byte, sizeof part);
   return part;
 }
@@ -75,6 +77,13 @@ GUMBEL_EXT_INLINE Result by_parts(Op op, const Vectors&... vectors) {
     __builtin_memcpy(reinterpret_cast<char*>(&result) + byte, &part, sizeof part);
   }
   return result;
+}
+
+template <typename C>
+GUMBEL_EXT_INLINE Part<Vec<C>> load_part(const C* p) {
+  Part<Vec<C>> part;
+  __builtin_memcpy(&part, p, sizeof part);
+  return part;
 }
 
 template <typename C>
