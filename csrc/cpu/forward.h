@@ -28,7 +28,8 @@ GUMBEL_EXT_INLINE void write_one_hot(const Rows& out, const Tile& tile, Buffers<
   using C = Compute<T>;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const Best row = best(r);
-    buffers.hot[r] = is_undefined(row.score) ? -1 : row.index - tile.begin;
+    const std::int64_t hot = row.index - tile.begin;
+    buffers.hot[r] = is_undefined(row.score) || hot < 0 || hot >= tile.width ? -1 : hot;
     buffers.filler[r] = is_undefined(row.score) ? C(__builtin_nanf("")) : C(0);
   }
   write_hot_rows<T>(out, tile.first_row, tile.rows, tile.begin, tile.width, buffers.hot, buffers.filler);

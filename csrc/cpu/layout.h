@@ -205,7 +205,7 @@ class RowSink {
 // Rows so short that what is done once a row weighs as much as what is done to its classes.
 constexpr int kShortVectors = 4;
 
-// n classes side by side: `hot` holds 1, where it is one of them, the others `filler`.
+// n classes side by side: `hot` holds 1, or none does where it is -1, the others `filler`.
 template <typename T>
 GUMBEL_EXT_INLINE void write_hot_row(T* out, std::int64_t n, std::int64_t hot, Compute<T> filler) {
   using C = Compute<T>;
@@ -222,7 +222,7 @@ GUMBEL_EXT_INLINE void write_hot_row(T* out, std::int64_t n, std::int64_t hot, C
   std::int64_t k = 0;
   for (; k + kBlock <= n; k += kBlock) __builtin_memcpy(out + k, block, sizeof block);
   for (; k < n; ++k) out[k] = block[0];
-  if (hot >= 0 && hot < n) narrow(C(1), out[hot]);
+  if (hot >= 0) narrow(C(1), out[hot]);
 }
 
 // A vector of neighbouring rows.
@@ -237,8 +237,8 @@ GUMBEL_EXT_INLINE void write_hot_neighbours(T* out, std::int64_t class_stride, s
     narrow_lanes<T>(out + k * class_stride, select_at<C>(VecMask<C>{}, at, broadcast(C(1)), fillers), kLanes<C>);
 }
 
-// Classes [begin, begin + n) of rows [first, first + rows): hot[r] holds 1, the others filler[r]. `hot` counts
-// from `begin`; a class outside the range is none.
+// Classes [begin, begin + n) of rows [first, first + rows): hot[r], counted from `begin`, holds 1, or none does where
+// it is -1; the others hold filler[r].
 template <typename T>
 GUMBEL_EXT_INLINE void write_hot_rows(const Rows& out, std::int64_t first, std::int64_t rows, std::int64_t begin,
                                       std::int64_t n, const std::int64_t* hot, const Compute<T>* filler) {

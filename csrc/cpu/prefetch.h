@@ -6,8 +6,8 @@
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
-// A few cache lines at every step of philox_fill, so that the last step asks for the last line. What is asked for is
-// a hint: a line too many does no harm, and of tensors whose rows follow no simple rule the first line stands for all.
+// A few cache lines at every step of a philox_fill, so that its last step asks for the last line. These are hints: one
+// too many does no harm, and of a tensor whose rows follow no simple rule only the first line is asked for.
 template <typename T, int kTensors>
 class Prefetch {
  public:
@@ -30,7 +30,8 @@ class Prefetch {
 
  private:
   static constexpr int kLine = 64;
-  // As many as a step's words stand for, in dense rows and, to the same number, in rows side by side.
+  // What a step's words stand for: in dense rows that many bytes; in a vector of rows side by side, whose classes have
+  // a line each, it is the same number.
   static constexpr int kLinesAStep = (kPhiloxWords * kPhiloxLanes * int(sizeof(T)) + kLine - 1) / kLine;
   struct Lines {
     const char* next;
@@ -39,7 +40,7 @@ class Prefetch {
 
   static GUMBEL_EXT_INLINE Lines lines_of(const Rows& tensor, std::int64_t first, std::int64_t rows, std::int64_t begin,
                                           std::int64_t n) {
-    if (!tensor) return {nullptr, 0};
+    if (!tensor) return {reinterpret_cast<const char*>(&tensor), 0};
     const char* start = reinterpret_cast<const char*>(element<T>(tensor, first, begin));
     if (rows == 1 ? tensor.class_stride == 1 : is_dense(tensor, n)) return {start, kLine};
     const bool side_by_side = neighbours(tensor, first, rows, kLanes<Compute<T>>) > 1;
