@@ -26,7 +26,7 @@ GUMBEL_EXT_INLINE void dot_rows(const Tile& tile, const Buffers<C>& buffers, Til
       [&](std::int64_t r, double sum) __attribute__((always_inline)) { stats[r].sum = sum; });
 }
 
-// dx[k] = p[k] * (dy[k] - mean) / tau; zero where p is, also where dy - mean overflows.
+// dx[k] = p[k] * (dy[k] - mean) / tau; zero where p is, also where dy - mean overflows. Requires: n whole vectors.
 template <typename C>
 GUMBEL_EXT_INLINE void gradient_lanes(C* dx, const C* p, const C* dy, std::int64_t n, C mean, C inverse_tau) {
   for (std::int64_t k = 0; k < n; k += kLanes<C>)

@@ -75,8 +75,8 @@ struct RowScorer {
     subtract_max(row, padded<C>(tile.width), found.max);
   }
 
-  // A block of short rows, from row `first` on: the same, unless one of them is undefined: then false, and none
-  // is done.
+  // A block of short rows, from row `first` on: the same, unless one of them is undefined: then false, and none has
+  // its statistics.
   static constexpr int kBlock = kFoldedRows<C>;
   GUMBEL_EXT_INLINE bool block(std::int64_t first) const {
     Vec<C> lanes[kBlock];

@@ -1,6 +1,8 @@
 // Tensors of any strides in and out of buffers whose rows lie one after the other.
 #pragma once
 
+#include <utility>
+
 #include "convert.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {

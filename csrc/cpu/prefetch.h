@@ -6,8 +6,8 @@
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
-// A few cache lines at every step of a philox_fill, so that its last step asks for the last line. These are hints: one
-// too many does no harm, and of a tensor whose rows follow no simple rule only the first line is asked for.
+// A few cache lines at every step of a philox_fill, so that its last step asks for about the last line. These are
+// hints: a few too many do no harm, and of a tensor whose rows follow no simple rule only the first line is asked for.
 template <typename T, int kTensors>
 class Prefetch {
  public:
@@ -29,9 +29,9 @@ class Prefetch {
   }
 
  private:
-  static constexpr int kLine = 64;
-  // What a step's words stand for: in dense rows that many bytes; in a vector of rows side by side, whose classes have
-  // a line each, it is the same number.
+  static constexpr int kLine = 64, kNeighbours = 16;
+  // What a step's words stand for, in dense rows. Up to kNeighbours rows side by side have a line a class, which for 32
+  // bits is the same number, for 16 half of the lines and for 64 twice as many.
   static constexpr int kLinesAStep = (kPhiloxWords * kPhiloxLanes * int(sizeof(T)) + kLine - 1) / kLine;
   struct Lines {
     const char* next;
@@ -43,7 +43,7 @@ class Prefetch {
     if (!tensor) return {reinterpret_cast<const char*>(&tensor), 0};
     const char* start = reinterpret_cast<const char*>(element<T>(tensor, first, begin));
     if (rows == 1 ? tensor.class_stride == 1 : is_dense(tensor, n)) return {start, kLine};
-    const bool side_by_side = neighbours(tensor, first, rows, kLanes<Compute<T>>) > 1;
+    const bool side_by_side = rows <= kNeighbours && neighbours(tensor, first, rows, kNeighbours) > 1;
     return {start, side_by_side ? tensor.class_stride * std::int64_t(sizeof(T)) : 0};
   }
 

@@ -7,7 +7,7 @@
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
-// How lanes are folded: NaN is no larger than anything.
+// How lanes are folded. Of two numbers the larger; where the first is NaN, the second.
 struct Larger {
   template <typename V>
   GUMBEL_EXT_INLINE V operator()(V a, V b) const {

@@ -94,7 +94,7 @@ template <typename C>
 GUMBEL_EXT_INLINE VecMask<C> equal(const Vec<C>& v, const Vec<C>& w) {
   return by_parts<VecMask<C>>([](auto a, auto b) __attribute__((always_inline)) { return a == b; }, v, w);
 }
-// The larger ones, and b where a is NaN.
+// The larger lanes, and w's where v's is NaN.
 template <typename C>
 GUMBEL_EXT_INLINE Vec<C> larger(const Vec<C>& v, const Vec<C>& w) {
   return by_parts<Vec<C>>([](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }, v, w);
