@@ -213,6 +213,17 @@ def test_nan_infinity_and_ties_as_argmax(row: list[float], padding: int, dtype: 
     assert reference.differing(gumbel_ext.straight_through(x), expected) == 0
 
 
+@pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
+@pytest.mark.parametrize("classes", [2, 10, 16, 33, 64, 65, 300, 5000])
+def test_ties_of_one_hot_rows_go_to_the_lowest(classes: int, dtype: torch.dtype) -> None:
+    """In as many rows as a kernel handles together, and some more; with p kept for a gradient and without."""
+    x = torch.randint(4, (41, classes), generator=torch.Generator().manual_seed(classes)).to(dtype)
+    first = torch.from_numpy(x.double().numpy().argmax(-1))
+    expected = torch.nn.functional.one_hot(first, classes).to(dtype)
+    assert torch.equal(gumbel_ext.straight_through(x), expected)
+    assert torch.equal(gumbel_ext.straight_through(x.requires_grad_()), expected)
+
+
 def test_ties_after_rounding_go_to_the_lowest() -> None:
     """Logits so large that noise vanishes in rounding tie, and the lowest class wins."""
     x = torch.full((40, 500), 1e12)
