@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, configure_command, needs_build_tools, run
+from commands import ROOT, attempt, configure_command, needs_build_tools, run
 
 import gumbel_ext
 
@@ -135,8 +134,7 @@ def test_no_python_in_the_process(programs: Path) -> None:
 def test_an_unreadable_model_is_an_error_and_not_a_crash(programs: Path, tmp_path: Path) -> None:
     for arguments in ([tmp_path / "none", DIGIT], [DIGIT, DIGIT]):
         for program in ("torchscript", "aotinductor"):
-            command = [programs / program / program, *arguments, "0", tmp_path / "out.pgm"]
-            done = subprocess.run(command, capture_output=True)
+            done = attempt(programs / program / program, *arguments, "0", tmp_path / "out.pgm")
             assert done.returncode == 1 and done.stderr
 
 

@@ -30,10 +30,11 @@ def nvcc_release() -> str:
     return found[1] if found else ""
 
 
+NVCC = nvcc_release()
 pytestmark = [
     pytest.mark.skipif(
-        not nvcc_release().startswith("13."),
-        reason=f"needs nvcc 13, as {CUDA_TORCH} does, found {nvcc_release() or 'none'}: the CUDA build was not proved",
+        not NVCC.startswith("13."),
+        reason=f"needs nvcc 13, as {CUDA_TORCH} does, found {NVCC or 'none'}: the CUDA build was not proved",
     ),
     pytest.mark.skipif(torch.version.cuda is not None, reason="the installed torch is a CUDA build, and so is ours"),
 ]
@@ -46,8 +47,8 @@ def cuda_torch(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
     folder = pytestconfig.cache.mkdir(CUDA_TORCH.replace("==", "-"))
     if not (folder / "torch" / "version.py").exists():
         download = tmp_path_factory.mktemp("download")
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", download, CUDA_TORCH]
-        run(*pip)
+        pip = (sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:")
+        run(*pip, "-d", download, CUDA_TORCH)
         (wheel,) = download.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             names = [name for name in archive.namelist() if name.startswith(NEEDED)]

@@ -14,6 +14,7 @@ import fingerprint
 import pytest
 import reference
 import torch
+from commands import attempt
 
 import gumbel_ext
 
@@ -25,8 +26,7 @@ def in_process_with(**environment: str) -> subprocess.CompletedProcess[str]:
     """fingerprint.py in a new process that loads the same library."""
     package = str(Path(gumbel_ext.__file__).resolve().parents[1])
     paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = os.environ | {"PYTHONPATH": paths} | environment
-    return subprocess.run([sys.executable, fingerprint.__file__], env=env, capture_output=True, text=True)
+    return attempt(sys.executable, fingerprint.__file__, PYTHONPATH=paths, **environment)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from commands import run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -247,6 +247,4 @@ def test_tiles_far_behind(op: Operation, ahead: float, dtype: torch.dtype) -> No
 
 def test_nothing_is_read_out_of_bounds() -> None:
     """Logits and masks that end where readable memory ends."""
-    run = subprocess.run([sys.executable, fingerprint.__file__, "guard"], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["guarded"]
+    assert run(sys.executable, fingerprint.__file__, "guard").split() == ["guarded"]

@@ -3,7 +3,7 @@
 
 #include "../core/convert.h"
 #include "job.h"
-#include "reduce.h"
+#include "vec.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 

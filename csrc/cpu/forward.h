@@ -66,48 +66,33 @@ struct RowScorer {
     return add_noise(scores + r * stride, buffers.rows[r], noise, tile.width);
   }
 
-  GUMBEL_EXT_INLINE void one(std::int64_t r) const {
+  GUMBEL_EXT_INLINE void finish(std::int64_t r, C max) const {
     C* row = scores + r * stride;
-    const RowMax<C> found(add(r));
-    stats[r] = {static_cast<double>(found.has_nan ? C(__builtin_nanf("")) : found.max), 0, 0, tile.begin};
+    stats[r] = {static_cast<double>(max), 0, 0, tile.begin};
     if (is_undefined(stats[r].max)) return;
-    if (job.one_hot) stats[r].argmax += find_first(row, found.max);
-    subtract_max(row, padded<C>(tile.width), found.max);
+    if (job.one_hot) stats[r].argmax += find_first(row, tile.width, max);
+    subtract_max(row, padded<C>(tile.width), max);
   }
 
-  // A block of short rows, from row `first` on: the same, unless one of them is undefined: then false, and none has
-  // its statistics.
+  // A block of short rows, from row `first` on, their maxima at once.
   static constexpr int kBlock = kFoldedRows<C>;
-  GUMBEL_EXT_INLINE bool block(std::int64_t first) const {
+  GUMBEL_EXT_INLINE void block(std::int64_t first) const {
+    LaneMax<C> found[kBlock];
     Vec<C> lanes[kBlock];
-    VecMask<C> nan = {};
     for (int i = 0; i < kBlock; ++i) {
-      const LaneMax<C> found = add(first + i);
-      lanes[i] = found.max;
-      nan |= found.nan;
+      found[i] = add(first + i);
+      lanes[i] = found[i].max;
     }
     C max[kBlock];
     fold_rows<C>(max, lanes, Larger());
-    bool undefined = any_lane<C>(nan);
-    for (int i = 0; i < kBlock; ++i) undefined |= !(max[i] - max[i] == C(0));
-    if (undefined) return false;
-    const std::int64_t width = padded<C>(tile.width);
-    for (int i = 0; i < kBlock; ++i) {
-      C* row = scores + (first + i) * stride;
-      stats[first + i] = {static_cast<double>(max[i]), 0, 0, tile.begin};
-      if (job.one_hot) stats[first + i].argmax += find_first_of_few(row, width / kLanes<C>, max[i]);
-      subtract_max(row, width, max[i]);
-    }
-    return true;
+    for (int i = 0; i < kBlock; ++i) finish(first + i, any_lane<C>(found[i].nan) ? C(__builtin_nanf("")) : max[i]);
   }
 
   GUMBEL_EXT_INLINE void all() const {
-    const bool are_short = tile.width <= kShortVectors * kLanes<C>;
-    for (std::int64_t r = 0, end = 0; r < tile.rows; r = end) {
-      end = r + kBlock < tile.rows ? r + kBlock : tile.rows;
-      if (are_short && end - r == kBlock && block(r)) continue;
-      for (; r < end; ++r) one(r);
-    }
+    std::int64_t r = 0;
+    if (tile.width <= kShortVectors * kLanes<C>)
+      for (; r + kBlock <= tile.rows; r += kBlock) block(r);
+    for (; r < tile.rows; ++r) finish(r, row_max(add(r)));
   }
 };
 
@@ -151,9 +136,7 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
 
   stage_logits<T>(job.scores.logits, job.scores.mask, tile, buffers);
   if (job.scores.noise.on) {
-    fill_words(
-        job.scores.noise, tile, 0, buffers,
-        prefetch<T>(tile.first_row, tile.rows, tile.begin, tile.width, job.scores.logits, job.relaxed, job.one_hot));
+    fill_words(job.scores.noise, tile, 0, buffers, tile.prefetch<T>(job.scores.logits, job.relaxed, job.one_hot));
     words_to_noise(job.scores.noise, tile, 0, buffers);
   }
   RowScorer<C>{job, tile, buffers, scores, stride, stats}.all();
@@ -187,7 +170,7 @@ void forward_combine(const ForwardJob& job, const GroupState& group) {
     TileStats row = group.stats[r];
     for (std::int64_t t = 1; t < tiles; ++t) {
       const TileStats& next = group.stats[t * group.rows + r];
-      if (row.max == row.max && !(next.max <= row.max)) row = next;
+      if (beats(next.max, row.max)) row = next;
     }
     const ExponentScale<Compute<T>> exponent(job.tau[group.first_row + r]);
     row.sum = 0;

@@ -8,11 +8,12 @@ namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
 constexpr std::int64_t kBlock = 64;
 
-// Updates `best` with the argmax of scores[0..n), which the caller has padded to whole vectors.
+// Updates `best` with the argmax of scores[0..n), which add_noise has found and padded.
 template <typename C>
-GUMBEL_EXT_INLINE void update_best(Best& best, const C* scores, RowMax<C> found, std::int64_t begin) {
-  const C max = found.has_nan ? C(__builtin_nanf("")) : found.max;
-  if (beats(max, best.score)) best = {static_cast<double>(max), begin + find_first(scores, max)};
+GUMBEL_EXT_INLINE void update_best(Best& best, const C* scores, std::int64_t n, const LaneMax<C>& found,
+                                   std::int64_t begin) {
+  const C max = row_max(found);
+  if (beats(max, best.score)) best = {static_cast<double>(max), begin + find_first(scores, n, max)};
 }
 
 // Whether any of a vector's classes can win.
@@ -48,7 +49,7 @@ GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& ti
       for (int lane = 0; lane < kWidth; ++lane)
         if (words[k + i + lane] < kTailWords && k + i + lane < tile.width)
           some_noise[lane] = tail_noise<float>(noise, row, tile.begin + k + i + lane, draw, words[k + i + lane]);
-      update_best(best, scores, RowMax(add_noise(scores, block + i, some_noise, kWidth)), tile.begin + k + i);
+      update_best(best, scores, kWidth, add_noise(scores, block + i, some_noise, kWidth), tile.begin + k + i);
       best_offset = WordLimit::offset(static_cast<float>(best.score));
     }
   }
@@ -95,8 +96,8 @@ void index_tiles(const IndexJob& job, const GroupState& group, std::int64_t firs
           }
         }
         const C* noise = noisy ? buffers.noise + r * tile.noise_stride() : nullptr;
-        update_best(best[r * draws + d], buffers.scores,
-                    RowMax(add_noise(buffers.scores, buffers.rows[r], noise, tile.width)), tile.begin);
+        update_best(best[r * draws + d], buffers.scores, tile.width,
+                    add_noise(buffers.scores, buffers.rows[r], noise, tile.width), tile.begin);
       }
     }
   }

@@ -11,3 +11,15 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kRegisterBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kRegisterBytes = 32;
+#else
+constexpr int kRegisterBytes = 16;
+#endif
+
+}  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

@@ -6,6 +6,9 @@
 
 namespace gumbel_ext::cpu {
 
+// Rows side by side whose classes lie apart are taken in the number that shares a cache line.
+constexpr std::int64_t kNeighbourRows = 16;
+
 // Memory that one thread works in, of the kernels' workspace_bytes; workspace.h lays it out.
 using Workspace = void*;
 

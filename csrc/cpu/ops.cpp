@@ -12,11 +12,10 @@ namespace {
 using namespace cpu;
 using at::Tensor;
 
-// How many rows make a group: short rows fill a tile together; rows whose classes lie apart are taken in
-// the number that shares a cache line.
+// How many rows make a group: short rows fill a tile together.
 std::int64_t group_rows(const Shape& shape, const Rows& rows) {
   const std::int64_t width = std::max<std::int64_t>(16, std::min(shape.classes, kTileClasses));
-  const std::int64_t at_least = rows.class_stride == 1 ? 1 : 16;
+  const std::int64_t at_least = rows.class_stride == 1 ? 1 : kNeighbourRows;
   return std::max<std::int64_t>(1, std::min(shape.rows, std::max(at_least, kTileClasses / width)));
 }
 

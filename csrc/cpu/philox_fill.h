@@ -9,14 +9,8 @@
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
-#if defined(__AVX512F__)
-constexpr int kPhiloxLanes = 8;
-#elif defined(__AVX2__)
-constexpr int kPhiloxLanes = 4;
-#else
-constexpr int kPhiloxLanes = 2;
-#endif
-typedef std::uint64_t Words __attribute__((vector_size(8 * kPhiloxLanes)));
+typedef std::uint64_t Words __attribute__((vector_size(kRegisterBytes)));
+constexpr int kPhiloxLanes = sizeof(Words) / sizeof(std::uint64_t);
 // Fillers write whole vectors: buffers need room past the last counter (workspace.h).
 
 // The 64-bit products of the lanes' low halves. (A plain `*` would compile to a 64-bit multiply, which

@@ -29,9 +29,9 @@ class Prefetch {
   }
 
  private:
-  static constexpr int kLine = 64, kNeighbours = 16;
-  // What a step's words stand for, in dense rows. Up to kNeighbours rows side by side have a line a class, which for 32
-  // bits is the same number, for 16 half of the lines and for 64 twice as many.
+  static constexpr int kLine = 64;
+  // What a step's words stand for, in dense rows. Up to kNeighbourRows rows side by side have a line a class, which for
+  // 32 bits is the same number, for 16 half of the lines and for 64 twice as many.
   static constexpr int kLinesAStep = (kPhiloxWords * kPhiloxLanes * int(sizeof(T)) + kLine - 1) / kLine;
   struct Lines {
     const char* next;
@@ -43,16 +43,11 @@ class Prefetch {
     if (!tensor) return {reinterpret_cast<const char*>(&tensor), 0};
     const char* start = reinterpret_cast<const char*>(element<T>(tensor, first, begin));
     if (rows == 1 ? tensor.class_stride == 1 : is_dense(tensor, n)) return {start, kLine};
-    const bool side_by_side = rows <= kNeighbours && neighbours(tensor, first, rows, kNeighbours) > 1;
+    const bool side_by_side = rows <= kNeighbourRows && neighbours(tensor, first, rows, kNeighbourRows) > 1;
     return {start, side_by_side ? tensor.class_stride * std::int64_t(sizeof(T)) : 0};
   }
 
   Lines lines_[kTensors];
 };
-template <typename T, typename... Tensors>
-GUMBEL_EXT_INLINE Prefetch<T, sizeof...(Tensors)> prefetch(std::int64_t first, std::int64_t rows, std::int64_t begin,
-                                                           std::int64_t n, const Tensors&... tensors) {
-  return {first, rows, begin, n, tensors...};
-}
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

@@ -9,6 +9,8 @@
 #include <memory>
 #include <vector>
 
+#include "../core/softmax.h"
+
 namespace gumbel_ext::cpu {
 namespace {
 
@@ -136,7 +138,7 @@ void index_task(const ElementKernels& kernels, const IndexJob& job, const GroupS
   std::copy_n(partial.begin(), count, best.begin());
   for (std::int64_t i = count; i < parts * count; ++i) {
     Best& kept = best[i % count];
-    if (kept.score == kept.score && !(partial[i].score <= kept.score)) kept = partial[i];
+    if (beats(partial[i].score, kept.score)) kept = partial[i];
   }
 }
 

@@ -4,6 +4,7 @@
 #include "../core/gumbel.h"
 #include "philox_fill.h"
 #include "prefetch.h"
+#include "reduce.h"
 #include "workspace.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
@@ -23,6 +24,10 @@ struct Tile {
   template <typename T>
   GUMBEL_EXT_INLINE RowSink<T> sink(const Rows& out, Compute<T>* scratch) const {
     return RowSink<T>(out, first_row, rows, begin, width, scratch);
+  }
+  template <typename T, typename... Tensors>
+  GUMBEL_EXT_INLINE Prefetch<T, sizeof...(Tensors)> prefetch(const Tensors&... tensors) const {
+    return {first_row, rows, begin, width, tensors...};
   }
   // Classes a row takes up in the noise buffers: whole Philox counters.
   GUMBEL_EXT_INLINE std::int64_t noise_stride() const {
@@ -127,29 +132,25 @@ struct LaneMax {
   VecMask<C> nan = {};
 
   GUMBEL_EXT_INLINE void take(const Vec<C>& scores) {
-    max = larger<C>(scores, max);
+    max = by_parts<Vec<C>>(Larger(), scores, max);
     nan |= is_nan<C>(scores);
   }
   GUMBEL_EXT_INLINE void take(const LaneMax& other) {
-    max = larger<C>(other.max, max);
+    max = by_parts<Vec<C>>(Larger(), other.max, max);
     nan |= other.nan;
   }
 };
 
+// The maximum of all lanes; NaN where there is one.
 template <typename C>
-struct RowMax {
-  C max;
-  bool has_nan;
-
-  GUMBEL_EXT_INLINE explicit RowMax(const LaneMax<C>& lanes)
-      : max(fold_vector<C>(lanes.max, Larger())), has_nan(any_lane<C>(lanes.nan)) {
-  }
-};
+GUMBEL_EXT_INLINE C row_max(const LaneMax<C>& lanes) {
+  return any_lane<C>(lanes.nan) ? C(__builtin_nanf("")) : fold_vector<C>(lanes.max, Larger());
+}
 
 // scores[k] = logits[k] (+ noise[k]), and their maximum. Pads to a whole vector with -infinity.
 template <typename C>
 GUMBEL_EXT_INLINE LaneMax<C> add_noise(C* scores, const C* logits, const C* noise, std::int64_t n) {
-  constexpr std::int64_t kLane = kLanes<C>, kPartLanes = kPartBytes / sizeof(C);
+  constexpr std::int64_t kLane = kLanes<C>, kPartLanes = kRegisterBytes / sizeof(C);
   constexpr int kRuns = 4;  // maxima of every fourth register: one would wait for itself
   LaneMax<C> found;
   std::int64_t k = 0;
@@ -162,10 +163,10 @@ GUMBEL_EXT_INLINE LaneMax<C> add_noise(C* scores, const C* logits, const C* nois
       for (int run = 0; run < kRuns; ++run) {
         const Part<Vec<C>> v = score(k + run * kPartLanes);
         __builtin_memcpy(scores + k + run * kPartLanes, &v, sizeof v);
-        max[run] = v > max[run] ? v : max[run];
+        max[run] = Larger()(v, max[run]);
         nan[run] |= v != v;
       }
-    for (int run = 0; run < kRuns; run += kVecBytes / kPartBytes) {
+    for (int run = 0; run < kRuns; run += kVecBytes / kRegisterBytes) {
       LaneMax<C> runs;
       __builtin_memcpy(&runs.max, max + run, sizeof runs.max);
       __builtin_memcpy(&runs.nan, nan + run, sizeof runs.nan);
@@ -187,23 +188,21 @@ GUMBEL_EXT_INLINE LaneMax<C> add_noise(C* scores, const C* logits, const C* nois
   return found;
 }
 
-// The first k with scores[k] == value, or, where `value` is NaN, the first NaN. Requires: there is one; for
-// find_first_of_few, within kShortVectors vectors, and no NaN.
+// The first k < n with scores[k] == value, or, where `value` is NaN, the first NaN. Requires: there is one; scores
+// padded to whole vectors with -infinity.
 template <typename C>
-GUMBEL_EXT_INLINE std::int64_t find_first(const C* scores, C value) {
-  for (std::int64_t k = 0;; k += kLanes<C>) {
+GUMBEL_EXT_INLINE std::int64_t find_first(const C* scores, std::int64_t n, C value) {
+  const auto hits = [&](std::int64_t k) __attribute__((always_inline)) {
     const Vec<C> v = load(scores + k);
-    const VecMask<C> hit = value == value ? equal<C>(v, broadcast(value)) : is_nan<C>(v);
-    if (const std::uint32_t bits = lane_bits<C>(hit)) return k + __builtin_ctz(bits);
+    return lane_bits<C>(value == value ? equal<C>(v, broadcast(value)) : is_nan<C>(v));
+  };
+  if (n <= kShortVectors * kLanes<C>) {
+    std::uint64_t bits = 0;  // no branch: where the class lies is as good as random
+    for (std::int64_t k = 0; k < n; k += kLanes<C>) bits |= std::uint64_t{hits(k)} << k;
+    return __builtin_ctzll(bits);
   }
-}
-
-template <typename C>
-GUMBEL_EXT_INLINE std::int64_t find_first_of_few(const C* scores, std::int64_t vectors, C value) {
-  std::uint64_t bits = 0;  // no branch: where the class lies is as good as random
-  for (std::int64_t i = 0; i < vectors; ++i)
-    bits |= std::uint64_t{lane_bits<C>(equal<C>(load(scores + i * kLanes<C>), broadcast(value)))} << (i * kLanes<C>);
-  return __builtin_ctzll(bits);
+  for (std::int64_t k = 0;; k += kLanes<C>)
+    if (const std::uint32_t bits = hits(k)) return k + __builtin_ctz(bits);
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

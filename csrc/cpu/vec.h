@@ -50,16 +50,9 @@ GUMBEL_EXT_INLINE Vec<C> broadcast(C value) {
 
 // op(vectors...), part by part where a register holds no whole vector: compilers would take a comparison or a
 // selection of whole vectors apart lane by lane.
-#if defined(__AVX512F__)
-constexpr int kPartBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kPartBytes = 32;
-#else
-constexpr int kPartBytes = 16;
-#endif
 template <typename V>
 struct PartOf {
-  typedef std::remove_reference_t<decltype(V{}[0])> Type __attribute__((vector_size(kPartBytes)));
+  typedef std::remove_reference_t<decltype(V{}[0])> Type __attribute__((vector_size(kRegisterBytes)));
 };
 template <typename V>
 using Part = typename PartOf<V>::Type;
@@ -72,7 +65,7 @@ GUMBEL_EXT_INLINE Part<V> part_of(const V& v, int byte) {
 template <typename Result, typename Op, typename... Vectors>
 GUMBEL_EXT_INLINE Result by_parts(Op op, const Vectors&... vectors) {
   Result result;
-  for (int byte = 0; byte < kVecBytes; byte += kPartBytes) {
+  for (int byte = 0; byte < kVecBytes; byte += kRegisterBytes) {
     const auto part = op(part_of(vectors, byte)...);
     __builtin_memcpy(reinterpret_cast<char*>(&result) + byte, &part, sizeof part);
   }
@@ -93,11 +86,6 @@ GUMBEL_EXT_INLINE VecMask<C> is_nan(const Vec<C>& v) {
 template <typename C>
 GUMBEL_EXT_INLINE VecMask<C> equal(const Vec<C>& v, const Vec<C>& w) {
   return by_parts<VecMask<C>>([](auto a, auto b) __attribute__((always_inline)) { return a == b; }, v, w);
-}
-// The larger lanes, and w's where v's is NaN.
-template <typename C>
-GUMBEL_EXT_INLINE Vec<C> larger(const Vec<C>& v, const Vec<C>& w) {
-  return by_parts<Vec<C>>([](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }, v, w);
 }
 // Lane i of v where place[i] < n[i] (or, for select_at, place[i] == n[i]), else of w.
 template <typename C>
