@@ -216,12 +216,22 @@ def test_nan_infinity_and_ties_as_argmax(row: list[float], padding: int, dtype: 
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
 @pytest.mark.parametrize("classes", [2, 10, 16, 33, 64, 65, 300, 5000])
 def test_ties_of_one_hot_rows_go_to_the_lowest(classes: int, dtype: torch.dtype) -> None:
-    """In as many rows as a kernel handles together, and some more; with p kept for a gradient and without."""
-    x = torch.randint(4, (41, classes), generator=torch.Generator().manual_seed(classes)).to(dtype)
-    first = torch.from_numpy(x.double().numpy().argmax(-1))
+    """In as many rows as a kernel handles together, and some more; with p kept for a gradient and without.
+
+    The classes lie side by side or apart; there is no noise, or it vanishes in rounding.
+    """
+    level = torch.randint(1, 5, (81, classes), generator=torch.Generator().manual_seed(classes))
+    first = torch.from_numpy(level.numpy().argmax(-1))
     expected = torch.nn.functional.one_hot(first, classes).to(dtype)
-    assert torch.equal(gumbel_ext.straight_through(x), expected)
-    assert torch.equal(gumbel_ext.straight_through(x.requires_grad_()), expected)
+    large = 2.0**56 if dtype == torch.float64 else 2.0**30
+    for laid in (level, level.T.contiguous().T):
+        x = laid.to(dtype)
+        assert torch.equal(gumbel_ext.straight_through(x), expected)
+        assert torch.equal(gumbel_ext.straight_through(x.requires_grad_()), expected)
+        if dtype != torch.float16:
+            x = laid.to(dtype) * large
+            assert torch.equal(gumbel_ext.gumbel_softmax(x, hard=True), expected)
+            assert torch.equal(gumbel_ext.gumbel_softmax(x.requires_grad_(), hard=True), expected)
 
 
 def test_ties_after_rounding_go_to_the_lowest() -> None:

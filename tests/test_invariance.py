@@ -119,7 +119,7 @@ def test_rows_with_their_own_seeds_go_anywhere(name: str, classes: int, dtype: t
 
 
 @pytest.mark.parametrize("name", fingerprint.OPERATIONS)
-@pytest.mark.parametrize("shape", [(3, 5, 7, 4), (2, 70, 3, 3), (2, 2100, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 5, 7, 4), (2, 70, 3, 3), (2, 37, 9, 9), (2, 2100, 2, 2)], ids=str)
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
 def test_dim_and_layout(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Classes along any dim, in any memory order: the bits of the contiguous last dim."""
@@ -134,6 +134,29 @@ def test_dim_and_layout(name: str, shape: tuple[int, ...], dtype: torch.dtype) -
             laid, laid_mask = (t.permute(layout).contiguous().permute(inverse) for t in (x, mask))
             for d in (dim, dim - 4):
                 assert reference.differing(op(laid, dim=d, mask=laid_mask, **kwargs), back) == 0
+
+
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("shape", [(2, 37, 9, 9), (30, 130, 3, 2), (3, 300, 70)], ids=str)
+@pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
+def test_gradients_along_another_dim(dtype: torch.dtype, shape: tuple[int, ...], hard: bool) -> None:
+    """Values and gradients of classes along dim 1, with every option: the bits of the contiguous last dim."""
+    x, dy, mask = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype), torch.rand(shape) < 0.9
+    x.flatten()[::1013] = torch.nan
+    row_shape = shape[:1] + shape[2:]
+    seeds, taus = torch.randint(2**62, row_shape), (torch.rand(row_shape) + 0.2).unsqueeze(1)
+    for options in ({}, {"tau": 0.3}, {"tau": taus}, {"mask": mask}, {"seed": seeds, "tau": taus, "mask": mask}):
+        along, last = {"seed": 3, **options}, {"seed": 3, **options}
+        last |= {key: last[key].movedim(1, -1) for key in ("tau", "mask") if torch.is_tensor(last.get(key))}
+        found, expected = x.clone().requires_grad_(), x.movedim(1, -1).contiguous().requires_grad_()
+        y, z = (
+            gumbel_ext.gumbel_softmax(found, hard=hard, dim=1, **along),
+            gumbel_ext.gumbel_softmax(expected, hard=hard, **last),
+        )
+        y.backward(dy)
+        z.backward(dy.movedim(1, -1).contiguous())
+        assert reference.differing(y.movedim(1, -1), z) == 0
+        assert reference.differing(found.grad.movedim(1, -1), expected.grad) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

@@ -22,6 +22,20 @@ GUMBEL_EXT_INLINE float widen(Float16 x) {
   return bit_cast<float>(magnitude | sign);
 }
 
+// An element of a mask, a bool, as a number of the working precision C: 1 where the class may be chosen, else 0.
+template <typename C>
+struct Allowed {
+  std::uint8_t value;
+};
+template <typename C>
+struct ComputeType<Allowed<C>> {
+  using Type = C;
+};
+template <typename C>
+GUMBEL_EXT_INLINE C widen(Allowed<C> allowed) {
+  return allowed.value != 0 ? C(1) : C(0);
+}
+
 GUMBEL_EXT_INLINE void narrow(float x, float& out) {
   out = x;
 }

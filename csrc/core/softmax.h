@@ -6,6 +6,14 @@
 
 namespace gumbel_ext {
 
+// exp2_shifted(h, scale) for any h <= 0: exactly 0 where it is -infinity, and at least the smallest where it is below
+// `lowest`.
+template <typename C>
+GUMBEL_EXT_INLINE C softmax_exponential(C h, TwoPart<C> scale, C lowest) {
+  const C power = exp2_shifted(h > lowest ? h : lowest, scale);
+  return h == -C(__builtin_inff()) ? C(0) : power;
+}
+
 // Softmax's exponent, base 2: with h = score / 2 - max / 2 (halved, so that no difference overflows) the
 // exponential is 2^(h * scale).
 template <typename C>
@@ -30,8 +38,7 @@ struct ExponentScale {
 
   // exp(score / tau - max / tau) * 2^kExp2Shift; exactly 0 where the score was -infinity.
   GUMBEL_EXT_INLINE C operator()(C h) const {
-    const C power = exp2_shifted(h > lowest ? h : lowest, scale);
-    return h == -C(__builtin_inff()) ? C(0) : power;
+    return softmax_exponential(h, scale, lowest);
   }
   // What h becomes where `is_extreme`; what it loses to -infinity was 0 to begin with.
   GUMBEL_EXT_INLINE C enlarge(C h) const {

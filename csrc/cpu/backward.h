@@ -2,7 +2,7 @@
 // dtau = -(1 / tau) * sum_k p_k (dy_k - <p, dy>) log p_k.
 #pragma once
 
-#include "scores.h"
+#include "lanes.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
@@ -26,14 +26,27 @@ GUMBEL_EXT_INLINE void dot_rows(const Tile& tile, const Buffers<C>& buffers, Til
       [&](std::int64_t r, double sum) __attribute__((always_inline)) { stats[r].sum = sum; });
 }
 
-// dx[k] = p[k] * (dy[k] - mean) / tau; zero where p is, also where dy - mean overflows. Requires: n whole vectors.
+// p * (dy - mean) / tau; zero where p is, also where dy - mean overflows.
+template <typename C>
+GUMBEL_EXT_INLINE C gradient(C p, C dy, C mean, C inverse_tau) {
+  const C product = p * (dy - mean) * inverse_tau;
+  return p == C(0) ? C(0) : product;
+}
+
+// 1 / tau, but finite: it may meet a zero.
+template <typename C>
+GUMBEL_EXT_INLINE C finite_inverse(double tau) {
+  const double inverse = 1 / tau, largest = static_cast<double>(FloatTraits<C>::kLargest);
+  return static_cast<C>(inverse < largest ? inverse : largest);
+}
+
+// The gradient of n classes, whole vectors.
 template <typename C>
 GUMBEL_EXT_INLINE void gradient_lanes(C* dx, const C* p, const C* dy, std::int64_t n, C mean, C inverse_tau) {
   for (std::int64_t k = 0; k < n; k += kLanes<C>)
 #pragma omp simd
     for (std::int64_t i = k; i < k + kLanes<C>; ++i) {
-      const C gradient = p[i] * (dy[i] - mean) * inverse_tau;
-      dx[i] = p[i] == C(0) ? C(0) : gradient;
+      dx[i] = gradient(p[i], dy[i], mean, inverse_tau);
     }
 }
 
@@ -71,8 +84,7 @@ GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile,
   const RowSink<T> sink = tile.sink<T>(job.grad_logits ? job.grad_logits : job.relaxed, buffers.scores);
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const C mean = static_cast<C>(row_dot(r));
-    const double inverse = 1 / job.tau[tile.first_row + r], largest = static_cast<double>(FloatTraits<C>::kLargest);
-    const C inverse_tau = static_cast<C>(inverse < largest ? inverse : largest);  // finite: it may meet a zero
+    const C inverse_tau = finite_inverse<C>(job.tau[tile.first_row + r]);
     const C *p = buffers.rows[r], *dy = buffers.second_rows[r];
     // dx may be written over p, so it comes last.
     if (job.grad_tau) stats[r].log_sum = log_sum_row(buffers.noise, p, dy, tile.width, mean);
@@ -81,11 +93,46 @@ GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile,
   if (job.grad_logits) sink.finish();
 }
 
+// The same for a block of rows in lanes: stage, dot and gradients.
+template <int kRows, typename T>
+GUMBEL_EXT_NOINLINE void backward_lanes(const BackwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers) {
+  using C = Compute<T>;
+  constexpr int kLane = kLanes<C>;
+  C *const p = buffers.staged, *const dy = buffers.second_staged;
+  load_lanes<kRows, C, T>(p, job.relaxed, tile);
+  load_lanes<kRows, C, T>(dy, job.grad, tile);
+  C mean[kRows], inverse_tau[kRows];
+  const C common = finite_inverse<C>(job.tau.value);
+  for (int first = 0; first < kRows; first += kLane) {
+    double sum[kLane];
+    sum_lanes<C>(tile.width, [&](std::int64_t k) __attribute__((always_inline)) {
+      return load(p + k * kRows + first) * load(dy + k * kRows + first);
+    }).store(sum);
+    for (int j = 0; j < kLane; ++j) {
+      mean[first + j] = static_cast<C>(sum[j]);
+      inverse_tau[first + j] = job.tau.rows ? finite_inverse<C>(job.tau.rows[tile.first_row + first + j]) : common;
+    }
+  }
+  store_lanes<kRows, T>(job.grad_logits, tile, [&](std::int64_t k, std::int64_t first) __attribute__((always_inline)) {
+    const C *some_p = p + k * kRows + first, *some_dy = dy + k * kRows + first;
+    C dx[kLane];
+#pragma omp simd
+    for (int j = 0; j < kLane; ++j) dx[j] = gradient(some_p[j], some_dy[j], mean[first + j], inverse_tau[first + j]);
+    return load(dx);
+  });
+}
+
 template <typename T>
 void backward_tile(const BackwardJob& job, const GroupState& group, std::int64_t tile_index, Workspace workspace) {
   using C = Compute<T>;
-  const Tile tile(job.shape, group, tile_index);
+  Tile tile(job.shape, group, tile_index);
   Buffers<C> buffers(job.shape, workspace);
+  if (belongs_in_lanes<C>(job.relaxed, job.shape.classes, false) && !job.grad_tau) {
+    for_lane_blocks<C>(tile, job.relaxed, [&](const Tile& block, auto rows) __attribute__((always_inline)) {
+      backward_lanes<rows, T>(job, block, buffers);
+    });
+    if (tile.rows == 0) return;
+  }
   TileStats* stats = group.stats + tile_index * group.rows;
   stage_backward<T>(job, tile, buffers);
   dot_rows(tile, buffers, stats);

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../core/softmax.h"
-#include "scores.h"
+#include "forward_lanes.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
@@ -123,12 +123,27 @@ GUMBEL_EXT_INLINE Compute<T>* tile_values(const ForwardJob& job, const GroupStat
   return reinterpret_cast<C*>(element<T>(job.relaxed, group.first_row, tile * kTileClasses));
 }
 
+// Whether a row's tau asks for scores that are enlarged first.
+template <typename C>
+GUMBEL_EXT_INLINE bool any_extreme(const RowScalar& tau, const Tile& tile) {
+  if (!tau.rows) return ExponentScale<C>(tau.value).is_extreme;
+  for (std::int64_t r = 0; r < tile.rows; ++r)
+    if (ExponentScale<C>(tau[tile.first_row + r]).is_extreme) return true;
+  return false;
+}
+
 template <typename T>
 void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t tile_index, Workspace workspace) {
   using C = Compute<T>;
   const Shape& shape = job.scores.shape;
-  const Tile tile(shape, group, tile_index);
+  Tile tile(shape, group, tile_index);
   Buffers<C> buffers(shape, workspace);
+  if (belongs_in_lanes<C>(job.scores.logits, shape.classes, job.scores.noise.on) && !any_extreme<C>(job.tau, tile)) {
+    for_lane_blocks<C>(tile, job.scores.logits, [&](const Tile& block, auto rows) __attribute__((always_inline)) {
+      forward_lanes<rows, T>(job, block, buffers);
+    });
+    if (tile.rows == 0) return;
+  }
   const bool only_tile = shape.tiles() == 1;
   C* scores = only_tile ? buffers.scores : tile_values<T>(job, group, tile_index);
   const std::int64_t stride = only_tile ? padded<C>(tile.width) : shape.tiles() * kTileClasses;
@@ -137,7 +152,7 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
   stage_logits<T>(job.scores.logits, job.scores.mask, tile, buffers);
   if (job.scores.noise.on) {
     fill_words(job.scores.noise, tile, 0, buffers, tile.prefetch<T>(job.scores.logits, job.relaxed, job.one_hot));
-    words_to_noise(job.scores.noise, tile, 0, buffers);
+    tile_noise(job.scores.noise, tile, 0, buffers);
   }
   RowScorer<C>{job, tile, buffers, scores, stride, stats}.all();
   exponentiate_rows(job.tau, tile, scores, stride);
@@ -222,7 +237,7 @@ void noise_tile(const NoiseJob& job, const GroupState& group, std::int64_t tile_
   const Tile tile(job.shape, group, tile_index);
   Buffers<C> buffers(job.shape, workspace);
   fill_words(job.noise, tile, 0, buffers);
-  words_to_noise(job.noise, tile, 0, buffers);
+  tile_noise(job.noise, tile, 0, buffers);
   const RowSink<T> sink = tile.sink<T>(job.out, buffers.staged);
   for (std::int64_t r = 0; r < tile.rows; ++r)
     scale_row(sink.row(r), buffers.noise + r * tile.noise_stride(), C(1), tile.width);

@@ -84,7 +84,7 @@ void index_tiles(const IndexJob& job, const GroupState& group, std::int64_t firs
       const std::uint32_t draw = static_cast<std::uint32_t>(first_draw + d);
       const bool search = std::is_same_v<C, float> && tile.width > kBlock;
       if (in.noise.on) fill_words(in.noise, tile, draw, buffers);
-      if (in.noise.on && !search) words_to_noise(in.noise, tile, draw, buffers);
+      if (in.noise.on && !search) tile_noise(in.noise, tile, draw, buffers);
       for (std::int64_t r = 0; r < tile.rows; ++r) {
         const std::int64_t row = tile.first_row + r;
         const bool noisy = in.noise.on && job.temperature[row] != 0;

@@ -8,6 +8,9 @@
 #error "kernels.cpp must be compiled with -DGUMBEL_EXT_ISA=<name of the instruction set>"
 #endif
 
+// For kernels that would crowd out each other's registers as parts of one function.
+#define GUMBEL_EXT_NOINLINE __attribute__((noinline))
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif

@@ -8,6 +8,8 @@ namespace gumbel_ext::cpu {
 
 // Rows side by side whose classes lie apart are taken in the number that shares a cache line.
 constexpr std::int64_t kNeighbourRows = 16;
+// Rows side by side that are handled in lanes (lanes.h) are taken in up to so many vectors at once.
+constexpr int kLaneVectors = 4;
 
 // Memory that one thread works in, of the kernels' workspace_bytes; workspace.h lays it out.
 using Workspace = void*;

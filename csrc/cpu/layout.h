@@ -68,33 +68,27 @@ GUMBEL_EXT_INLINE void transpose(Vec<C> (&block)[kLanes<C>]) {
 #endif
 }
 
-// The first n of a vector's lanes from, and to, elements of T.
+// Lanes [from, from + n) of a vector from, and to, elements of T of which the first lane's would be at `in`, or `out`.
 template <typename T>
-GUMBEL_EXT_INLINE Vec<Compute<T>> widen_lanes(const T* in, std::int64_t n) {
+GUMBEL_EXT_INLINE Vec<Compute<T>> widen_lanes(const T* in, std::int64_t n, std::int64_t from = 0) {
   using C = Compute<T>;
-  if constexpr (std::is_same_v<T, C>) return n == kLanes<C> ? load(in) : load_first(in, n);
-  C lanes[kLanes<C>] = {};
-  if (n == kLanes<C>)
-    widen_row<T>(lanes, in, kLanes<C>);
-  else
-    widen_row<T>(lanes, in, n);
-  return load(lanes);
+  if (n == kLanes<C>) return widen_vector(in);
+  if constexpr (std::is_same_v<T, C>) return load_some(in, from, n);
+  T some[kLanes<C>] = {};
+  copy_some(some, in, from, n);
+  return widen_vector(some);
 }
 template <typename T>
-GUMBEL_EXT_INLINE void narrow_lanes(T* out, Vec<Compute<T>> v, std::int64_t n) {
+GUMBEL_EXT_INLINE void narrow_lanes(T* out, const Vec<Compute<T>>& v, std::int64_t n, std::int64_t from = 0) {
   using C = Compute<T>;
-  if constexpr (std::is_same_v<T, C>) {
-    if (n == kLanes<C>)
-      store(out, v);
-    else
-      store_first(out, v, n);
+  if (n == kLanes<C>) {
+    narrow_vector(out, v);
+  } else if constexpr (std::is_same_v<T, C>) {
+    store_some(out, v, from, n);
   } else {
-    C lanes[kLanes<C>];
-    store(lanes, v);
-    if (n == kLanes<C>)
-      narrow_row<T>(out, lanes, kLanes<C>);
-    else
-      narrow_row<T>(out, lanes, n);
+    T some[kLanes<C>];
+    narrow_vector(some, v);
+    copy_some(out, some, from, n);
   }
 }
 
@@ -211,7 +205,7 @@ constexpr int kShortVectors = 4;
 template <typename T>
 GUMBEL_EXT_INLINE void write_hot_row(T* out, std::int64_t n, std::int64_t hot, Compute<T> filler) {
   using C = Compute<T>;
-  if (std::is_same_v<T, C> && n <= kShortVectors * kLanes<C>) {
+  if (n <= kShortVectors * kLanes<C>) {
     VecMask<C> at = static_cast<Lane<C>>(hot) - VecMask<C>{};
     for (std::int64_t k = 0; k < n; k += kLanes<C>, at -= Lane<C>(kLanes<C>))
       narrow_lanes<T>(out + k, select_at<C>(VecOf<C>::kIota, at, broadcast(C(1)), broadcast(filler)),

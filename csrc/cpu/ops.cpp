@@ -12,11 +12,16 @@ namespace {
 using namespace cpu;
 using at::Tensor;
 
-// How many rows make a group: short rows fill a tile together.
-std::int64_t group_rows(const Shape& shape, const Rows& rows) {
-  const std::int64_t width = std::max<std::int64_t>(16, std::min(shape.classes, kTileClasses));
-  const std::int64_t at_least = rows.class_stride == 1 ? 1 : kNeighbourRows;
-  return std::max<std::int64_t>(1, std::min(shape.rows, std::max(at_least, kTileClasses / width)));
+// How many rows make a group: short rows fill a tile together; of rows whose classes lie apart, at most `side_by_side`
+// share the cache lines of a class, but no more of them than stay in the second cache.
+std::int64_t group_rows(const Shape& shape, const Rows& rows, std::int64_t side_by_side) {
+  constexpr std::int64_t kCached = 32768;
+  const std::int64_t width = std::max<std::int64_t>(kNeighbourRows, std::min(shape.classes, kTileClasses));
+  std::int64_t count = kTileClasses / width;
+  if (rows.class_stride != 1)
+    count = shape.classes > kTileClasses ? kNeighbourRows : std::clamp(kCached / width, kNeighbourRows, side_by_side);
+  if (count > kNeighbourRows) count -= count % kNeighbourRows;
+  return std::max<std::int64_t>(1, std::min(shape.rows, count));
 }
 
 const ElementKernels& kernels_for(Element element) {
@@ -52,19 +57,19 @@ struct Cpu {
   }
 
   static void run(ForwardJob job, Element element) {
-    job.scores.shape.group_rows = group_rows(job.scores.shape, job.scores.logits);
+    job.scores.shape.group_rows = group_rows(job.scores.shape, job.scores.logits, kLaneVectors * kNeighbourRows);
     run_forward(kernels_for(element), job);
   }
   static void run(IndexJob job, Element element) {
-    job.scores.shape.group_rows = group_rows(job.scores.shape, job.scores.logits);
+    job.scores.shape.group_rows = group_rows(job.scores.shape, job.scores.logits, kNeighbourRows);
     run_index(kernels_for(element), job);
   }
   static void run(NoiseJob job, Element element) {
-    job.shape.group_rows = group_rows(job.shape, job.out);
+    job.shape.group_rows = group_rows(job.shape, job.out, kNeighbourRows);
     run_noise(kernels_for(element), job);
   }
   static void run(BackwardJob job, Element element) {
-    job.shape.group_rows = group_rows(job.shape, job.relaxed);
+    job.shape.group_rows = group_rows(job.shape, job.relaxed, kLaneVectors * kNeighbourRows);
     run_backward(kernels_for(element), job);
   }
 };

@@ -53,9 +53,11 @@ GUMBEL_EXT_INLINE void store_interleaved(std::uint64_t* out, Words a, Words b) {
 #endif
 }
 
-// Ten rounds on kPhiloxLanes counters; writes their 4 * kPhiloxLanes words in order of class.
-GUMBEL_EXT_INLINE void philox_store(std::uint32_t* out, Words c0, Words c1, Words c2, Words c3, Words key0,
-                                    Words key1) {
+// Ten rounds on kPhiloxLanes counters; their words stand in the lanes' low halves.
+struct Counters {
+  Words c0, c1, c2, c3;
+};
+GUMBEL_EXT_INLINE Counters philox_rounds(Words c0, Words c1, Words c2, Words c3, Words key0, Words key1) {
   const Words multiplier0 = Words{} + kPhiloxMultiplier0;
   const Words multiplier1 = Words{} + kPhiloxMultiplier1;
 #pragma GCC unroll 10
@@ -69,9 +71,16 @@ GUMBEL_EXT_INLINE void philox_store(std::uint32_t* out, Words c0, Words c1, Word
     key0 += kPhiloxWeyl0;
     key1 += kPhiloxWeyl1;
   }
+  return {c0, c1, c2, c3};
+}
+
+// Writes the 4 * kPhiloxLanes words of kPhiloxLanes counters in order of class.
+GUMBEL_EXT_INLINE void philox_store(std::uint32_t* out, Words c0, Words c1, Words c2, Words c3, Words key0,
+                                    Words key1) {
+  const Counters words = philox_rounds(c0, c1, c2, c3, key0, key1);
   const Words low_half = Words{} + 0xffffffffu;
-  const Words first_pair = (c0 & low_half) | (c1 << 32);
-  const Words second_pair = (c2 & low_half) | (c3 << 32);
+  const Words first_pair = (words.c0 & low_half) | (words.c1 << 32);
+  const Words second_pair = (words.c2 & low_half) | (words.c3 << 32);
   std::uint64_t pairs[2 * kPhiloxLanes];
   store_interleaved(pairs, first_pair, second_pair);
   __builtin_memcpy(out, pairs, sizeof pairs);
@@ -108,6 +117,26 @@ GUMBEL_EXT_INLINE void philox_fill_each(std::uint32_t* out, std::int64_t quads, 
     const Words rows = load_words(row + i), seeds = load_words(seed + i);
     philox_store(out + kPhiloxWords * i, load_words(quad + i), c1, rows, rows >> 32, seeds, seeds >> 32);
   }
+}
+
+// Words of `quads` consecutive counters, from `quad` on, of each of kRows rows, whole kPhiloxLanes: the rows' words
+// side by side, class after class. seeds_at(j) are the seeds of rows [j, j + kPhiloxLanes).
+template <int kRows, typename Seeds, typename Meanwhile>
+GUMBEL_EXT_INLINE void philox_fill_lanes(std::uint32_t* out, std::int64_t quads, std::uint64_t quad, std::uint32_t draw,
+                                         const std::uint64_t* row, Seeds seeds_at, Meanwhile& meanwhile) {
+  typedef std::uint32_t Low __attribute__((vector_size(kRegisterBytes / 2)));
+  const Words c1 = Words{} + draw;
+  for (std::int64_t i = 0; i < quads; ++i, out += kPhiloxWords * kRows)
+    for (int j = 0; j < kRows; j += kPhiloxLanes) {
+      meanwhile();
+      const Words c2 = load_words(row + j), key = seeds_at(j);
+      const Counters words = philox_rounds(Words{} + (quad + i), c1, c2, c2 >> 32, key, key >> 32);
+      const Words outputs[kPhiloxWords] = {words.c0, words.c1, words.c2, words.c3};
+      for (int word = 0; word < kPhiloxWords; ++word) {
+        const Low low = __builtin_convertvector(outputs[word], Low);
+        __builtin_memcpy(out + word * kRows + j, &low, sizeof low);
+      }
+    }
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

@@ -15,7 +15,9 @@ class Prefetch {
   template <typename... Tensors>
   GUMBEL_EXT_INLINE Prefetch(std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t n,
                              const Tensors&... tensors)
-      : lines_{lines_of(tensors, first, rows, begin, n)...} {
+      : steps_a_run_(lines_of(rows) / kLinesAStep),
+        steps_left_(steps_a_run_),
+        lines_{lines_of(tensors, first, rows, begin, n)...} {
   }
 
   GUMBEL_EXT_INLINE void operator()() {
@@ -26,27 +28,40 @@ class Prefetch {
         __builtin_prefetch(lines_[i].next);
         lines_[i].next += lines_[i].distance;
       }
+    if (--steps_left_ != 0) return;
+    steps_left_ = steps_a_run_;
+    for (Lines& lines : lines_) lines.next += lines.to_next_run;
   }
 
  private:
   static constexpr int kLine = 64;
-  // What a step's words stand for, in dense rows. Up to kNeighbourRows rows side by side have a line a class, which for
-  // 32 bits is the same number, for 16 half of the lines and for 64 twice as many.
+  // What a step's words stand for, in dense rows, which is as many lines as rows side by side have that fill lines.
   static constexpr int kLinesAStep = (kPhiloxWords * kPhiloxLanes * int(sizeof(T)) + kLine - 1) / kLine;
+  // Rows side by side have runs of lines, one for each class; else there is no end of a run.
   struct Lines {
     const char* next;
-    std::int64_t distance;
+    std::int64_t distance, to_next_run = 0;
   };
+
+  // Lines of `rows` elements side by side.
+  static GUMBEL_EXT_INLINE std::int64_t lines_of(std::int64_t rows) {
+    return (rows * std::int64_t(sizeof(T)) + kLine - 1) / kLine;
+  }
 
   static GUMBEL_EXT_INLINE Lines lines_of(const Rows& tensor, std::int64_t first, std::int64_t rows, std::int64_t begin,
                                           std::int64_t n) {
     if (!tensor) return {reinterpret_cast<const char*>(&tensor), 0};
     const char* start = reinterpret_cast<const char*>(element<T>(tensor, first, begin));
     if (rows == 1 ? tensor.class_stride == 1 : is_dense(tensor, n)) return {start, kLine};
-    const bool side_by_side = rows <= kNeighbourRows && neighbours(tensor, first, rows, kNeighbourRows) > 1;
-    return {start, side_by_side ? tensor.class_stride * std::int64_t(sizeof(T)) : 0};
+    const std::int64_t stride = tensor.class_stride * std::int64_t(sizeof(T));
+    const std::int64_t together = neighbours(tensor, first, rows, rows), lines = lines_of(together);
+    // The line that a run ends in: the one it begins in was touched with the rows before.
+    start += (lines == 1 ? together * std::int64_t(sizeof(T)) : kLine) - 1;
+    if (lines == 1) return {start, together > 1 ? stride : 0};
+    return {start, kLine, stride - lines * kLine};
   }
 
+  std::int64_t steps_a_run_, steps_left_;
   Lines lines_[kTensors];
 };
 

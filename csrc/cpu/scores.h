@@ -21,6 +21,17 @@ struct Tile {
     const std::int64_t left = shape.classes - begin;
     width = left < kTileClasses ? left : kTileClasses;
   }
+  GUMBEL_EXT_INLINE Tile(std::int64_t first_row, std::int64_t rows, std::int64_t begin, std::int64_t width)
+      : first_row(first_row), rows(rows), begin(begin), width(width) {
+  }
+  // Up to `n` of the tile's classes.
+  GUMBEL_EXT_INLINE Tile classes(std::int64_t first, std::int64_t n) const {
+    return {first_row, rows, begin + first, width - first < n ? width - first : n};
+  }
+  // `n` of its rows.
+  GUMBEL_EXT_INLINE Tile some_rows(std::int64_t first, std::int64_t n) const {
+    return {first_row + first, n, begin, width};
+  }
   template <typename T>
   GUMBEL_EXT_INLINE RowSink<T> sink(const Rows& out, Compute<T>* scratch) const {
     return RowSink<T>(out, first_row, rows, begin, width, scratch);
@@ -81,12 +92,10 @@ GUMBEL_EXT_INLINE C tail_noise(const Noise& noise, std::int64_t row, std::int64_
   return gumbel_tail<C>(word, more.word[cls % kPhiloxWords]);
 }
 
-// buffers.noise[row][class] from buffers.words, both noise_stride() apart.
-template <typename C>
-GUMBEL_EXT_INLINE void words_to_noise(const Noise& noise, const Tile& tile, std::uint32_t draw, Buffers<C>& buffers) {
-  const std::int64_t count = tile.rows * tile.noise_stride();
-  const std::uint32_t* __restrict words = buffers.words;
-  C* __restrict out = buffers.noise;
+// The noise of `count` words; tail(i) is that of a word below kTailWords.
+template <typename C, typename Tail>
+GUMBEL_EXT_INLINE void words_to_noise(C* __restrict out, const std::uint32_t* __restrict words, std::int64_t count,
+                                      Tail tail) {
   std::uint32_t smallest = ~0u;
 #pragma omp simd reduction(min : smallest)
   for (std::int64_t i = 0; i < count; ++i) {
@@ -95,9 +104,17 @@ GUMBEL_EXT_INLINE void words_to_noise(const Noise& noise, const Tile& tile, std:
   }
   if (smallest >= kTailWords) return;
   for (std::int64_t i = 0; i < count; ++i)
-    if (words[i] < kTailWords)
-      out[i] = tail_noise<C>(noise, tile.first_row + i / tile.noise_stride(), tile.begin + i % tile.noise_stride(),
-                             draw, words[i]);
+    if (words[i] < kTailWords) out[i] = tail(i);
+}
+
+// buffers.noise[row][class] from buffers.words, both noise_stride() apart.
+template <typename C>
+GUMBEL_EXT_INLINE void tile_noise(const Noise& noise, const Tile& tile, std::uint32_t draw, Buffers<C>& buffers) {
+  words_to_noise(buffers.noise, buffers.words, tile.rows * tile.noise_stride(),
+                 [&](std::int64_t i) __attribute__((always_inline)) {
+                   return tail_noise<C>(noise, tile.first_row + i / tile.noise_stride(),
+                                        tile.begin + i % tile.noise_stride(), draw, buffers.words[i]);
+                 });
 }
 
 // Points buffers.rows at the tile's logits as C, -infinity where the mask is false.

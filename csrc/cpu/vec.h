@@ -111,32 +111,94 @@ GUMBEL_EXT_INLINE void store(C* p, Vec<C> v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
-// The first `n` lanes, 0 <= n < kLanes; nothing past them is touched. Other lanes load as zero.
+// Lanes [from, from + n) of a vector whose first would be at p; nothing else is touched. Other lanes load as zero.
+#if defined(__AVX512F__)
+GUMBEL_EXT_INLINE constexpr std::uint32_t lane_mask(std::int64_t from, std::int64_t n) {
+  return ((1u << n) - 1) << from;
+}
+#elif defined(__AVX2__)
 template <typename C>
-GUMBEL_EXT_INLINE Vec<C> load_first(const C* p, std::int64_t n) {
+GUMBEL_EXT_INLINE __m256i lane_mask(std::int64_t from, std::int64_t n, int half) {
+  typedef Lane<C> Half __attribute__((vector_size(kVecBytes / 2)));
+  Half iota;
+  __builtin_memcpy(&iota, reinterpret_cast<const Half*>(&VecOf<C>::kIota) + half, sizeof iota);
+  iota -= static_cast<Lane<C>>(from);
+  return (__m256i)((iota >= 0) & (iota < static_cast<Lane<C>>(n)));
+}
+#endif
+template <typename C>
+GUMBEL_EXT_INLINE Vec<C> load_some(const C* p, std::int64_t from, std::int64_t n) {
   Vec<C> v = {};
 #if defined(__AVX512F__)
-  const unsigned lanes = (1u << n) - 1;
   if constexpr (sizeof(C) == 4)
-    v = (Vec<C>)_mm512_maskz_loadu_ps(static_cast<__mmask16>(lanes), p);
+    v = (Vec<C>)_mm512_maskz_loadu_ps(static_cast<__mmask16>(lane_mask(from, n)), p);
   else
-    v = (Vec<C>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), p);
+    v = (Vec<C>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(lane_mask(from, n)), p);
+#elif defined(__AVX2__)
+  for (int half = 0; half < 2; ++half) {
+    const C* part = p + half * kLanes<C> / 2;
+    const __m256i mask = lane_mask<C>(from, n, half);
+    __m256 loaded;
+    if constexpr (sizeof(C) == 4)
+      loaded = _mm256_maskload_ps(part, mask);
+    else
+      loaded = (__m256)_mm256_maskload_pd(part, mask);
+    __builtin_memcpy(reinterpret_cast<char*>(&v) + half * sizeof loaded, &loaded, sizeof loaded);
+  }
 #else
-  for (std::int64_t i = 0; i < n; ++i) v[i] = p[i];
+  for (std::int64_t i = from; i < from + n; ++i) v[i] = p[i];
 #endif
   return v;
 }
 template <typename C>
-GUMBEL_EXT_INLINE void store_first(C* p, Vec<C> v, std::int64_t n) {
+GUMBEL_EXT_INLINE void store_some(C* p, Vec<C> v, std::int64_t from, std::int64_t n) {
 #if defined(__AVX512F__)
-  const unsigned lanes = (1u << n) - 1;
   if constexpr (sizeof(C) == 4)
-    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(lanes), (__m512)v);
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(lane_mask(from, n)), (__m512)v);
   else
-    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(lanes), (__m512d)v);
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(lane_mask(from, n)), (__m512d)v);
+#elif defined(__AVX2__)
+  for (int half = 0; half < 2; ++half) {
+    C* part = p + half * kLanes<C> / 2;
+    const __m256i mask = lane_mask<C>(from, n, half);
+    __m256 stored;
+    __builtin_memcpy(&stored, reinterpret_cast<const char*>(&v) + half * sizeof stored, sizeof stored);
+    if constexpr (sizeof(C) == 4)
+      _mm256_maskstore_ps(part, mask, stored);
+    else
+      _mm256_maskstore_pd(part, mask, (__m256d)stored);
+  }
 #else
-  for (std::int64_t i = 0; i < n; ++i) p[i] = v[i];
+  for (std::int64_t i = from; i < from + n; ++i) p[i] = v[i];
 #endif
+}
+// The same for numbers of 16 bits or fewer, from one array to another.
+template <typename T>
+GUMBEL_EXT_INLINE void copy_some(T* out, const T* in, std::int64_t from, std::int64_t n) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(T) == 2) {
+    const __mmask16 mask = static_cast<__mmask16>(lane_mask(from, n));
+    _mm256_mask_storeu_epi16(out, mask, _mm256_maskz_loadu_epi16(mask, in));
+    return;
+  }
+#endif
+  for (std::int64_t i = from; i < from + n; ++i) out[i] = in[i];
+}
+
+// The lanes of v and w, of which each is zero in one of them.
+template <typename C>
+GUMBEL_EXT_INLINE Vec<C> unite(const Vec<C>& v, const Vec<C>& w) {
+  return (Vec<C>)((VecMask<C>)v | (VecMask<C>)w);
+}
+
+// The first n lanes.
+template <typename C>
+GUMBEL_EXT_INLINE Vec<C> load_first(const C* p, std::int64_t n) {
+  return load_some(p, 0, n);
+}
+template <typename C>
+GUMBEL_EXT_INLINE void store_first(C* p, Vec<C> v, std::int64_t n) {
+  store_some(p, v, 0, n);
 }
 
 // Lanes from `n` on replaced by `filler`.

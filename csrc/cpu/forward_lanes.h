@@ -1,0 +1,128 @@
+// The forward kernel for rows in lanes: what forward.h does, to the same bits.
+#pragma once
+
+#include "../core/softmax.h"
+#include "lanes.h"
+
+namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
+
+// noise[class][row] for the tile, in buffers.noise.
+template <int kRows, typename C, typename Meanwhile>
+GUMBEL_EXT_INLINE void lane_noise(const Noise& noise, const Tile& tile, Buffers<C>& buffers, Meanwhile meanwhile) {
+  const std::int64_t quads = tile.noise_stride() / kPhiloxWords, first_quad = tile.begin / kPhiloxWords;
+  std::uint64_t rows[kRows];
+  for (int j = 0; j < kRows; ++j) rows[j] = counter_row_of(noise, tile.first_row + j);
+  const auto fill = [&](auto seed_at) __attribute__((always_inline)) {
+    philox_fill_lanes<kRows>(buffers.words, quads, first_quad, 0, rows, seed_at, meanwhile);
+  };
+  if (noise.row_seeds)
+    fill([&](int j) __attribute__((always_inline)) {
+      return load_words(reinterpret_cast<const std::uint64_t*>(noise.row_seeds + tile.first_row + j));
+    });
+  else
+    fill([&](int) __attribute__((always_inline)) { return Words{} + noise.seed; });
+  words_to_noise(buffers.noise, buffers.words, tile.width * kRows, [&](std::int64_t i) __attribute__((always_inline)) {
+    return tail_noise<C>(noise, tile.first_row + i % kRows, tile.begin + i / kRows, 0, buffers.words[i]);
+  });
+}
+
+// What is known of a block's rows.
+template <int kRows, typename C>
+struct LaneStats {
+  C max[kRows];     // of the scores; NaN where there is one
+  C factor[kRows];  // makes probabilities of the exponentials; NaN where the row is undefined
+  C filler[kRows];  // what a one-hot row holds but for its class: 0, or NaN
+  Lane<C> argmax[kRows];
+};
+
+// buffers.scores[class][row] = logits (masked) + noise, and their maxima.
+template <int kRows, typename T>
+GUMBEL_EXT_INLINE void score_lanes(const ForwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers,
+                                   LaneStats<kRows, Compute<T>>& stats) {
+  using C = Compute<T>;
+  constexpr int kLane = kLanes<C>;
+  LaneBest<C> best[kRows / kLane];
+  const std::int64_t step = kTileClasses / kRows / kPhiloxWords * kPhiloxWords;
+  for (std::int64_t begin = 0; begin < tile.width; begin += step) {
+    const Tile part = tile.classes(begin, step);
+    if (job.scores.noise.on)
+      lane_noise<kRows>(job.scores.noise, part, buffers, part.prefetch<T>(job.scores.logits, job.relaxed, job.one_hot));
+    C* values = buffers.scores + begin * kRows;
+    load_lanes<kRows, C, T>(values, job.scores.logits, part);
+    if (job.scores.mask) load_lanes<kRows, C, Allowed<C>>(buffers.staged, job.scores.mask, part);
+    for (int j = 0; j < kRows; j += kLane) {
+      LaneBest<C> found = best[j / kLane];
+      for (std::int64_t k = 0; k < part.width; ++k) {
+        const std::int64_t at = k * kRows + j;
+        Vec<C> v = load(values + at);
+        if (job.scores.noise.on) v += load(buffers.noise + at);
+        if (job.scores.mask)
+          v = select_at<C>((VecMask<C>)load(buffers.staged + at), VecMask<C>{}, broadcast(-C(__builtin_inff())), v);
+        store(values + at, v);
+        found.take(v, begin + k);
+      }
+      best[j / kLane] = found;
+    }
+  }
+  for (int j = 0; j < kRows; j += kLane) best[j / kLane].store(stats.max + j, stats.argmax + j);
+}
+
+// Scores turned into exponentials, and the factor that makes probabilities of them.
+template <int kRows, typename C>
+GUMBEL_EXT_INLINE void exponentiate_lanes(const RowScalar& tau, const Tile& tile, C* __restrict scores,
+                                          LaneStats<kRows, C>& stats) {
+  constexpr int kLane = kLanes<C>;
+  const ExponentScale<C> common(tau.value);
+  for (int first = 0; first < kRows; first += kLane) {
+    C half_max[kLane], high[kLane], low[kLane], lowest[kLane];
+    for (int j = 0; j < kLane; ++j) {
+      const ExponentScale<C> exponent = tau.rows ? ExponentScale<C>(tau.rows[tile.first_row + first + j]) : common;
+      half_max[j] = C(0.5) * stats.max[first + j];
+      high[j] = exponent.scale.high;
+      low[j] = exponent.scale.low;
+      lowest[j] = exponent.lowest;
+    }
+    for (std::int64_t k = 0; k < tile.width; ++k) {
+      C* values = scores + k * kRows + first;
+#pragma omp simd
+      for (int j = 0; j < kLane; ++j)
+        values[j] = softmax_exponential(values[j] * C(0.5) - half_max[j], TwoPart<C>{high[j], low[j]}, lowest[j]);
+    }
+    double sum[kLane];
+    sum_lanes<C>(tile.width, [&](std::int64_t k) __attribute__((always_inline)) {
+      return load(scores + k * kRows + first);
+    }).store(sum);
+    for (int j = 0; j < kLane; ++j) {
+      const C filler = is_undefined(stats.max[first + j]) ? C(__builtin_nanf("")) : C(0);
+      stats.factor[first + j] = static_cast<C>(1 / sum[j]) + filler;
+      stats.filler[first + j] = filler;
+    }
+  }
+}
+
+// softmax(scores / tau) of the tile's rows, and, where wanted, one_hot(argmax(scores)).
+template <int kRows, typename T>
+GUMBEL_EXT_NOINLINE void forward_lanes(const ForwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers) {
+  using C = Compute<T>;
+  LaneStats<kRows, C> stats;
+  score_lanes<kRows, T>(job, tile, buffers, stats);
+  exponentiate_lanes<kRows, C>(job.tau, tile, buffers.scores, stats);
+  store_lanes<kRows, T>(job.relaxed, tile, [&](std::int64_t k, std::int64_t j) __attribute__((always_inline)) {
+    return load(buffers.scores + k * kRows + j) * load(stats.factor + j);
+  });
+  if (!job.one_hot) return;
+  if (job.one_hot.class_stride != 1) {
+    store_lanes<kRows, T>(job.one_hot, tile, [&](std::int64_t k, std::int64_t j) __attribute__((always_inline)) {
+      VecMask<C> argmax;
+      __builtin_memcpy(&argmax, stats.argmax + j, sizeof argmax);
+      const Vec<C> filler = load(stats.filler + j);
+      return select_at<C>(static_cast<Lane<C>>(k) - VecMask<C>{}, argmax, broadcast(C(1)) + filler, filler);
+    });
+    return;
+  }
+  for (std::int64_t j = 0; j < kRows; ++j)
+    write_hot_row(element<T>(job.one_hot, tile.first_row + j, tile.begin), tile.width,
+                  stats.filler[j] == 0 ? std::int64_t{stats.argmax[j]} : -1, stats.filler[j]);
+}
+
+}  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA
