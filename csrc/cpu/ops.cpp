@@ -12,14 +12,11 @@ namespace {
 using namespace cpu;
 using at::Tensor;
 
-// How many rows make a group: short rows fill a tile together; of rows whose classes lie apart, at most `side_by_side`
-// share the cache lines of a class, but no more of them than stay in the second cache.
+// How many rows make a group: short rows fill a tile together, and of rows whose classes lie apart, `side_by_side`
+// share the cache lines of a class.
 std::int64_t group_rows(const Shape& shape, const Rows& rows, std::int64_t side_by_side) {
-  constexpr std::int64_t kCached = 32768;
-  const std::int64_t width = std::max<std::int64_t>(kNeighbourRows, std::min(shape.classes, kTileClasses));
-  std::int64_t count = kTileClasses / width;
-  if (rows.class_stride != 1)
-    count = shape.classes > kTileClasses ? kNeighbourRows : std::clamp(kCached / width, kNeighbourRows, side_by_side);
+  std::int64_t count = kTileClasses / std::max<std::int64_t>(kNeighbourRows, std::min(shape.classes, kTileClasses));
+  if (rows.class_stride != 1) count = shape.classes > kTileClasses ? kNeighbourRows : side_by_side;
   if (count > kNeighbourRows) count -= count % kNeighbourRows;
   return std::max<std::int64_t>(1, std::min(shape.rows, count));
 }
