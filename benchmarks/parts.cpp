@@ -42,7 +42,7 @@ int main() {
     ++noise.seed;
     fill_words(noise, tile, 0, buffers);
   });
-  const double logarithms = nanoseconds([&] { words_to_noise(noise, tile, 0, buffers); });
+  const double logarithms = nanoseconds([&] { tile_noise(noise, tile, 0, buffers); });
   for (std::int64_t k = 0; k < kTileClasses; ++k) buffers.noise[k] = -0.001f * static_cast<float>(k);
   const double copied = nanoseconds([&] { __builtin_memcpy(buffers.scores, buffers.noise, kTileClasses * 4); });
   const double exponential = nanoseconds([&] {

@@ -33,7 +33,7 @@ def costs() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "parts"
         flags = FLAGS + INSTRUCTION_SETS[gumbel_ext.build_info()["cpu_isa"]]
-        built = subprocess.run([compiler, *flags, SOURCE, "-o", program], capture_output=True)
+        built = subprocess.run([compiler, *flags, SOURCE, "-o", program], capture_output=True, text=True)
         if built.returncode != 0:
-            return {}
+            raise RuntimeError(f"expected {SOURCE} to compile, got\n{built.stderr}")
         return dict(json.loads(subprocess.run([program], capture_output=True, check=True, text=True).stdout))
