@@ -12,15 +12,12 @@ GUMBEL_EXT_INLINE void lane_noise(const Noise& noise, const Tile& tile, Buffers<
   const std::int64_t quads = tile.noise_stride() / kPhiloxWords, first_quad = tile.begin / kPhiloxWords;
   std::uint64_t rows[kRows];
   for (int j = 0; j < kRows; ++j) rows[j] = counter_row_of(noise, tile.first_row + j);
-  const auto fill = [&](auto seed_at) __attribute__((always_inline)) {
-    philox_fill_lanes<kRows>(buffers.words, quads, first_quad, 0, rows, seed_at, meanwhile);
-  };
-  if (noise.row_seeds)
-    fill([&](int j) __attribute__((always_inline)) {
-      return load_words(reinterpret_cast<const std::uint64_t*>(noise.row_seeds + tile.first_row + j));
-    });
-  else
-    fill([&](int) __attribute__((always_inline)) { return Words{} + noise.seed; });
+  const auto* seeds = reinterpret_cast<const std::uint64_t*>(noise.row_seeds);
+  with_round_keys(
+      noise, [&](std::int64_t j) __attribute__((always_inline)) { return load_words(seeds + tile.first_row + j); },
+      [&](auto keys_at) __attribute__((always_inline)) {
+        philox_fill_lanes<kRows>(buffers.words, quads, first_quad, 0, rows, keys_at, meanwhile);
+      });
   words_to_noise(buffers.noise, buffers.words, tile.width * kRows, [&](std::int64_t i) __attribute__((always_inline)) {
     return tail_noise<C>(noise, tile.first_row + i % kRows, tile.begin + i / kRows, 0, buffers.words[i]);
   });

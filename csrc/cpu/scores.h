@@ -53,6 +53,17 @@ GUMBEL_EXT_INLINE std::uint64_t counter_row_of(const Noise& noise, std::int64_t 
   return noise.row_seeds ? 0 : static_cast<std::uint64_t>(row);
 }
 
+// fill(keys_at), where keys_at(i) are the round keys of `noise` for the seeds that seeds_at(i) would load.
+template <typename SeedsAt, typename Fill>
+GUMBEL_EXT_INLINE void with_round_keys(const Noise& noise, SeedsAt seeds_at, Fill fill) {
+  if (noise.row_seeds) {
+    fill([&](std::int64_t i) __attribute__((always_inline)) { return RoundKeys(seeds_at(i)); });
+  } else {
+    const RoundKeys keys = keep_round_keys(noise.seed);
+    fill([&](std::int64_t) __attribute__((always_inline)) -> const RoundKeys& { return keys; });
+  }
+}
+
 struct Nothing {
   GUMBEL_EXT_INLINE void operator()() const {
   }
@@ -80,7 +91,11 @@ GUMBEL_EXT_INLINE void fill_words(const Noise& noise, const Tile& tile, std::uin
       buffers.counter_seeds[i] = seed;
     }
   }
-  philox_fill_each(buffers.words, i, buffers.quads, draw, buffers.counter_rows, buffers.counter_seeds, meanwhile);
+  with_round_keys(
+      noise, [&](std::int64_t at) __attribute__((always_inline)) { return load_words(buffers.counter_seeds + at); },
+      [&](auto keys_at) __attribute__((always_inline)) {
+        philox_fill_each(buffers.words, i, buffers.quads, draw, buffers.counter_rows, keys_at, meanwhile);
+      });
 }
 
 // The noise of one word below kTailWords.
