@@ -6,32 +6,51 @@
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
-template <typename T>
-GUMBEL_EXT_INLINE void stage_backward(const BackwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers) {
-  stage_rows<T>(buffers.rows, buffers.staged, job.relaxed, tile.first_row, tile.rows, tile.begin, tile.width);
-  stage_rows<T>(buffers.second_rows, buffers.second_staged, job.grad, tile.first_row, tile.rows, tile.begin,
-                tile.width);
+// Where a tile's rows of p and dy are once staged: elements of E, which is T where both stay in their tensors.
+template <typename T, typename WithElement>
+GUMBEL_EXT_INLINE void stage_backward(const BackwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers,
+                                      WithElement with_element) {
+  using C = Compute<T>;
+  const bool p_stays = stays<T>(job.relaxed, tile.width), dy_stays = stays<T>(job.grad, tile.width);
+  const bool both_stay = p_stays && dy_stays && !job.grad_tau;
+  const auto stage = [&](const void** rows, C* staged, const Rows& in, bool stay) __attribute__((always_inline)) {
+    stage_rows<T>(rows, staged, in, tile.first_row, tile.rows, tile.begin, tile.width, stay);
+  };
+  if constexpr (std::is_same_v<T, C>) {
+    stage(buffers.rows, buffers.staged, job.relaxed, p_stays);
+    stage(buffers.second_rows, buffers.second_staged, job.grad, dy_stays);
+  } else {
+    stage(buffers.rows, buffers.staged, job.relaxed, both_stay);
+    stage(buffers.second_rows, buffers.second_staged, job.grad, both_stay);
+    if (both_stay) return with_element(T{});
+  }
+  with_element(C{});
 }
 
 // stats[r].sum = <p, dy> over the tile.
-template <typename C>
-GUMBEL_EXT_INLINE void dot_rows(const Tile& tile, const Buffers<C>& buffers, TileStats* stats) {
+template <typename E>
+GUMBEL_EXT_INLINE void dot_rows(const Tile& tile, const Buffers<Compute<E>>& buffers, TileStats* stats) {
+  using C = Compute<E>;
   const std::int64_t whole = tile.width / kLanes<C>, rest = tile.width % kLanes<C>;
   sum_rows<C>(
       tile.rows, whole + (rest > 0),
-      [&](std::int64_t r, std::int64_t chunk) __attribute__((always_inline)) {
-        const C *p = buffers.rows[r] + chunk * kLanes<C>, *dy = buffers.second_rows[r] + chunk * kLanes<C>;
-        return chunk < whole ? load(p) * load(dy) : load_first(p, rest) * load_first(dy, rest);
+      [&](std::int64_t r, std::int64_t chunk, auto may_be_last) __attribute__((always_inline)) {
+        const E* p = static_cast<const E*>(buffers.rows[r]) + chunk * kLanes<C>;
+        const E* dy = static_cast<const E*>(buffers.second_rows[r]) + chunk * kLanes<C>;
+        return !may_be_last || chunk < whole ? widen_vector(p) * widen_vector(dy)
+                                             : widen_lanes(p, rest) * widen_lanes(dy, rest);
       },
       [&](std::int64_t r, double sum) __attribute__((always_inline)) { stats[r].sum = sum; });
 }
 
 // p * (dy - mean) / tau; zero where p is, also where dy - mean overflows.
-template <typename C>
-GUMBEL_EXT_INLINE C gradient(C p, C dy, C mean, C inverse_tau) {
-  const C product = p * (dy - mean) * inverse_tau;
-  return p == C(0) ? C(0) : product;
-}
+struct Gradient {
+  template <typename V>
+  GUMBEL_EXT_INLINE V operator()(V p, V dy, V mean, V inverse_tau) const {
+    const V product = p * (dy - mean) * inverse_tau;
+    return p == V{} ? V{} : product;
+  }
+};
 
 // 1 / tau, but finite: it may meet a zero.
 template <typename C>
@@ -40,27 +59,13 @@ GUMBEL_EXT_INLINE C finite_inverse(double tau) {
   return static_cast<C>(inverse < largest ? inverse : largest);
 }
 
-// The gradient of n classes, whole vectors.
-template <typename C>
-GUMBEL_EXT_INLINE void gradient_lanes(C* dx, const C* p, const C* dy, std::int64_t n, C mean, C inverse_tau) {
-  for (std::int64_t k = 0; k < n; k += kLanes<C>)
-#pragma omp simd
-    for (std::int64_t i = k; i < k + kLanes<C>; ++i) {
-      dx[i] = gradient(p[i], dy[i], mean, inverse_tau);
-    }
-}
-
-// The same for any n; the last lanes as one vector.
-template <typename C>
-GUMBEL_EXT_INLINE void gradient_row(C* dx, const C* p, const C* dy, std::int64_t n, C mean, C inverse_tau) {
-  const std::int64_t whole = n / kLanes<C> * kLanes<C>, rest = n - whole;
-  gradient_lanes(dx, p, dy, whole, mean, inverse_tau);
-  if (rest == 0) return;
-  C last_p[kLanes<C>], last_dy[kLanes<C>], last_dx[kLanes<C>];
-  store(last_p, load_first(p + whole, rest));
-  store(last_dy, load_first(dy + whole, rest));
-  gradient_lanes(last_dx, last_p, last_dy, kLanes<C>, mean, inverse_tau);
-  store_first(dx + whole, load(last_dx), rest);
+template <typename T, typename E>
+GUMBEL_EXT_INLINE void gradient_row(T* dx, const E* p, const E* dy, std::int64_t n, Compute<T> mean,
+                                    Compute<T> inverse_tau) {
+  const auto means = part_of(broadcast(mean), 0), inverse_taus = part_of(broadcast(inverse_tau), 0);
+  const auto gradient = [=](auto p, auto dy)
+                            __attribute__((always_inline)) { return Gradient()(p, dy, means, inverse_taus); };
+  map_row(dx, n, gradient, p, dy);
 }
 
 // sum_k p[k] * (dy[k] - mean) * log(p[k]).
@@ -77,7 +82,7 @@ GUMBEL_EXT_INLINE double log_sum_row(C* scratch, const C* p, const C* dy, std::i
 }
 
 // The gradients of the tile's rows, given each row's <p, dy>.
-template <typename T, typename RowDot>
+template <typename T, typename E, typename RowDot>
 GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers,
                                        TileStats* stats, RowDot row_dot) {
   using C = Compute<T>;
@@ -85,10 +90,13 @@ GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile,
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const C mean = static_cast<C>(row_dot(r));
     const C inverse_tau = finite_inverse<C>(job.tau[tile.first_row + r]);
-    const C *p = buffers.rows[r], *dy = buffers.second_rows[r];
+    const E *p = static_cast<const E*>(buffers.rows[r]), *dy = static_cast<const E*>(buffers.second_rows[r]);
     // dx may be written over p, so it comes last.
-    if (job.grad_tau) stats[r].log_sum = log_sum_row(buffers.noise, p, dy, tile.width, mean);
-    if (job.grad_logits) gradient_row(sink.row(r), p, dy, tile.width, mean, inverse_tau);
+    if constexpr (std::is_same_v<E, C>)
+      if (job.grad_tau) stats[r].log_sum = log_sum_row(buffers.noise, p, dy, tile.width, mean);
+    if (job.grad_logits)
+      sink.row(
+          r, [&](auto* dx) __attribute__((always_inline)) { gradient_row(dx, p, dy, tile.width, mean, inverse_tau); });
   }
   if (job.grad_logits) sink.finish();
 }
@@ -115,10 +123,7 @@ GUMBEL_EXT_NOINLINE void backward_lanes(const BackwardJob& job, const Tile& tile
   }
   store_lanes<kRows, T>(job.grad_logits, tile, [&](std::int64_t k, std::int64_t first) __attribute__((always_inline)) {
     const C *some_p = p + k * kRows + first, *some_dy = dy + k * kRows + first;
-    C dx[kLane];
-#pragma omp simd
-    for (int j = 0; j < kLane; ++j) dx[j] = gradient(some_p[j], some_dy[j], mean[first + j], inverse_tau[first + j]);
-    return load(dx);
+    return by_parts<Vec<C>>(Gradient(), load(some_p), load(some_dy), load(mean + first), load(inverse_tau + first));
   });
 }
 
@@ -134,11 +139,13 @@ void backward_tile(const BackwardJob& job, const GroupState& group, std::int64_t
     if (tile.rows == 0) return;
   }
   TileStats* stats = group.stats + tile_index * group.rows;
-  stage_backward<T>(job, tile, buffers);
-  dot_rows(tile, buffers, stats);
-  if (job.shape.tiles() > 1) return;
-  write_gradients<T>(job, tile, buffers, stats,
-                     [&](std::int64_t r) __attribute__((always_inline)) { return stats[r].sum; });
+  stage_backward<T>(job, tile, buffers, [&](auto element) __attribute__((always_inline)) {
+    using E = decltype(element);
+    dot_rows<E>(tile, buffers, stats);
+    if (job.shape.tiles() > 1) return;
+    write_gradients<T, E>(job, tile, buffers, stats,
+                          [&](std::int64_t r) __attribute__((always_inline)) { return stats[r].sum; });
+  });
 }
 
 template <typename T>
@@ -155,9 +162,11 @@ void backward_finish(const BackwardJob& job, const GroupState& group, std::int64
   using C = Compute<T>;
   const Tile tile(job.shape, group, tile_index);
   Buffers<C> buffers(job.shape, workspace);
-  stage_backward<T>(job, tile, buffers);
-  write_gradients<T>(job, tile, buffers, group.stats + tile_index * group.rows,
-                     [&](std::int64_t r) __attribute__((always_inline)) { return group.row_stats[r].sum; });
+  stage_backward<T>(job, tile, buffers, [&](auto element) __attribute__((always_inline)) {
+    write_gradients<T, decltype(element)>(job, tile, buffers, group.stats + tile_index * group.rows,
+                                          [&](std::int64_t r)
+                                              __attribute__((always_inline)) { return group.row_stats[r].sum; });
+  });
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

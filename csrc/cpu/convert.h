@@ -10,87 +10,182 @@ namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 template <typename T>
 using Compute = typename ComputeType<T>::Type;
 
-// A vector's elements of T in the working precision, and back.
+// As many numbers of 16 bits, and of 32, as a register holds of the latter.
+typedef std::uint16_t Part16 __attribute__((vector_size(kRegisterBytes / 2)));
+typedef std::uint32_t Part32 __attribute__((vector_size(kRegisterBytes)));
+
+// (Instructions by name: GCC 12 makes more of them of a __builtin_convertvector.)
+GUMBEL_EXT_INLINE Part32 zero_extend(Part16 halves) {
+#if defined(__AVX512F__)
+  return (Part32)_mm512_cvtepu16_epi32((__m256i)halves);
+#elif defined(__AVX2__)
+  return (Part32)_mm256_cvtepu16_epi32((__m128i)halves);
+#else
+  return __builtin_convertvector(halves, Part32);
+#endif
+}
+// Requires: numbers below 2^16.
+GUMBEL_EXT_INLINE Part16 truncate(Part32 words) {
+#if defined(__AVX512F__)
+  return (Part16)_mm512_cvtepi32_epi16((__m512i)words);
+#elif defined(__AVX2__)
+  return (Part16)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)words), _mm256_extracti128_si256((__m256i)words, 1));
+#else
+  return __builtin_convertvector(words, Part16);
+#endif
+}
+
+// A register's elements of a 16-bit T in the working precision, and back.
+template <typename T>
+GUMBEL_EXT_INLINE Part<Vec<float>> widen_part(Part16 bits) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return (Part<Vec<float>>)(zero_extend(bits) << 16);
+  } else {
+#if defined(__AVX512F__)
+    return (Part<Vec<float>>)_mm512_cvtph_ps((__m256i)bits);
+#elif defined(__F16C__)
+    return (Part<Vec<float>>)_mm256_cvtph_ps((__m128i)bits);
+#else
+    Part<Vec<float>> v;
+    for (int k = 0; k < kPartLanes<float>; ++k) v[k] = widen(T{bits[k]});
+    return v;
+#endif
+  }
+}
+template <typename T>
+GUMBEL_EXT_INLINE Part16 narrow_part(const Part<Vec<float>>& v) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const Part32 bits = (Part32)v, rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+    return truncate(v != v ? Part32{} + 0x7fc0u : rounded);
+  } else {
+#if defined(__AVX512F__)
+    return (Part16)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__F16C__)
+    return (Part16)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+#else
+    Part16 bits;
+    for (int k = 0; k < kPartLanes<float>; ++k) {
+      T half;
+      narrow(v[k], half);
+      bits[k] = half.bits;
+    }
+    return bits;
+#endif
+  }
+}
+
+// The same from and to memory, for any T.
+template <typename T>
+GUMBEL_EXT_INLINE Part<Vec<Compute<T>>> load_wide(const T* in) {
+  using C = Compute<T>;
+  if constexpr (std::is_same_v<T, C>) {
+    return load_part(in);
+  } else if constexpr (sizeof(T) == sizeof(std::uint16_t)) {
+    Part16 bits;
+    __builtin_memcpy(&bits, in, sizeof bits);
+    return widen_part<T>(bits);
+  } else {
+    C lanes[kPartLanes<C>];
+#pragma omp simd
+    for (int k = 0; k < kPartLanes<C>; ++k) lanes[k] = widen(in[k]);
+    return load_part(lanes);
+  }
+}
+template <typename T>
+GUMBEL_EXT_INLINE void store_narrow(T* out, const Part<Vec<Compute<T>>>& v) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    __builtin_memcpy(out, &v, sizeof v);
+  } else {
+    const Part16 bits = narrow_part<T>(v);
+    __builtin_memcpy(out, &bits, sizeof bits);
+  }
+}
+
+// The same for a vector's.
 template <typename T>
 GUMBEL_EXT_INLINE Vec<Compute<T>> widen_vector(const T* in) {
   using C = Compute<T>;
-  if constexpr (std::is_same_v<T, C>) return load(in);
-#if defined(__AVX512F__)
-  if constexpr (std::is_same_v<T, Float16>) return (Vec<C>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)in));
-#endif
-  C lanes[kLanes<C>];
-  if constexpr (std::is_same_v<T, BFloat16>) {
+  if constexpr (std::is_same_v<T, C>) {
+    return load(in);
+  } else if constexpr (kRegisterBytes == kVecBytes) {
+    return load_wide(in);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
     typedef std::uint16_t Halves __attribute__((vector_size(kVecBytes / 2)));
     typedef std::uint32_t Words32 __attribute__((vector_size(kVecBytes)));
     Halves halves;
     __builtin_memcpy(&halves, in, sizeof halves);
-    const auto bits = __builtin_convertvector(halves, Words32) << 16;
-    __builtin_memcpy(lanes, &bits, sizeof lanes);
+    return (Vec<C>)(__builtin_convertvector(halves, Words32) << 16);
+  } else {
+    C lanes[kLanes<C>];
+    for (int k = 0; k < kLanes<C>; k += kPartLanes<C>) {
+      const auto part = load_wide(in + k);
+      __builtin_memcpy(lanes + k, &part, sizeof part);
+    }
     return load(lanes);
   }
-#if defined(__F16C__)
-  if constexpr (std::is_same_v<T, Float16>) {
-    for (int k = 0; k < kLanes<C>; k += 8)
-      _mm256_storeu_ps(lanes + k, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(in + k))));
-    return load(lanes);
-  }
-#endif
-#pragma omp simd
-  for (int k = 0; k < kLanes<C>; ++k) lanes[k] = widen(in[k]);
-  return load(lanes);
 }
 template <typename T>
 GUMBEL_EXT_INLINE void narrow_vector(T* out, const Vec<Compute<T>>& v) {
   using C = Compute<T>;
-  if constexpr (std::is_same_v<T, C>) {
+  if constexpr (std::is_same_v<T, C>)
     store(out, v);
-    return;
-  }
-#if defined(__AVX512F__)
-  if constexpr (std::is_same_v<T, Float16>) {
-    _mm256_storeu_si256((__m256i*)out, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
-    return;
-  }
-#elif defined(__F16C__)
-  if constexpr (std::is_same_v<T, Float16>) {
-    for (int k = 0; k < kLanes<C>; k += 8)
-      _mm_storeu_si128((__m128i*)(out + k), _mm256_cvtps_ph((__m256)part_of(v, k * 4), _MM_FROUND_TO_NEAREST_INT));
-    return;
-  }
+  else
+    for (int k = 0; k < kLanes<C>; k += kPartLanes<C>) store_narrow(out + k, part_of(v, k * sizeof(C)));
+}
+
+// Lanes [from, from + n) of a vector from, and to, elements of T of which the first lane's would be at `in`, or `out`.
+template <typename T>
+GUMBEL_EXT_INLINE Vec<Compute<T>> widen_lanes(const T* in, std::int64_t n, std::int64_t from = 0) {
+  using C = Compute<T>;
+  if (n == kLanes<C>) return widen_vector(in);
+  if constexpr (std::is_same_v<T, C>) return load_some(in, from, n);
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(T) == sizeof(std::uint16_t))
+    return (Vec<C>)widen_part<T>((Part16)_mm256_maskz_loadu_epi16(static_cast<__mmask16>(lane_mask(from, n)), in));
 #endif
-  C lanes[kLanes<C>];
-  store(lanes, v);
-#pragma omp simd
-  for (int k = 0; k < kLanes<C>; ++k) narrow(lanes[k], out[k]);
+  T some[kLanes<C>] = {};
+  for (std::int64_t i = from; i < from + n; ++i) some[i] = in[i];
+  return widen_vector(some);
+}
+template <typename T>
+GUMBEL_EXT_INLINE void narrow_lanes(T* out, const Vec<Compute<T>>& v, std::int64_t n, std::int64_t from = 0) {
+  using C = Compute<T>;
+  if (n == kLanes<C>) return narrow_vector(out, v);
+  if constexpr (std::is_same_v<T, C>) {
+    store_some(out, v, from, n);
+  } else {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    const __m256i bits = (__m256i)narrow_part<T>(v);
+    _mm256_mask_storeu_epi16(out, static_cast<__mmask16>(lane_mask(from, n)), bits);
+#else
+    T some[kLanes<C>];
+    narrow_vector(some, v);
+    for (std::int64_t i = from; i < from + n; ++i) out[i] = some[i];
+#endif
+  }
+}
+
+// out[k] = op(in[k]...), register by register.
+template <typename T, typename Op, typename... E>
+GUMBEL_EXT_INLINE void map_row(T* out, std::int64_t n, Op op, const E*... in) {
+  using C = Compute<T>;
+  const std::int64_t rest = n % kLanes<C>, whole = n - rest;
+  for (std::int64_t k = 0; k < whole; k += kLanes<C>)
+#pragma GCC unroll 4
+    for (std::int64_t i = k; i < k + kLanes<C>; i += kPartLanes<C>) store_narrow(out + i, op(load_wide(in + i)...));
+  if (rest) narrow_lanes(out + whole, by_parts<Vec<C>>(op, widen_lanes(in + whole, rest)...), rest);
 }
 
 template <typename T>
 GUMBEL_EXT_INLINE void widen_row(Compute<T>* __restrict out, const T* __restrict in, std::int64_t n) {
-  using C = Compute<T>;
-  std::int64_t k = 0;
-  if constexpr (std::is_same_v<T, Float16>)
-    for (; k + kLanes<C> <= n; k += kLanes<C>) store(out + k, widen_vector(in + k));
-#pragma omp simd
-  for (std::int64_t i = k; i < n; ++i) out[i] = widen(in[i]);
-}
-
-template <typename T>
-GUMBEL_EXT_INLINE void narrow_row(T* __restrict out, const Compute<T>* __restrict in, std::int64_t n) {
-  using C = Compute<T>;
-  std::int64_t k = 0;
-  if constexpr (std::is_same_v<T, Float16>)
-    for (; k + kLanes<C> <= n; k += kLanes<C>) narrow_vector(out + k, load(in + k));
-#pragma omp simd
-  for (std::int64_t i = k; i < n; ++i) narrow(in[i], out[i]);
+  map_row(out, n, [](auto v) __attribute__((always_inline)) { return v; }, in);
 }
 
 // out[k] = in[k] * factor.
-template <typename C>
-GUMBEL_EXT_INLINE void scale_row(C* out, const C* in, C factor, std::int64_t n) {
-  const Vec<C> factors = broadcast(factor);
-  std::int64_t k = 0;
-  for (; k + kLanes<C> <= n; k += kLanes<C>) store(out + k, load(in + k) * factors);
-  if (k < n) store_first(out + k, load_first(in + k, n - k) * factors, n - k);
+template <typename T>
+GUMBEL_EXT_INLINE void scale_row(T* out, const Compute<T>* in, Compute<T> factor, std::int64_t n) {
+  const auto factors = part_of(broadcast(factor), 0);
+  map_row(out, n, [=](auto v) __attribute__((always_inline)) { return v * factors; }, in);
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

@@ -36,24 +36,26 @@ GUMBEL_EXT_INLINE void write_one_hot(const Rows& out, const Tile& tile, Buffers<
 }
 
 // out = values * a * b, where a * b may lie below the working precision's normal range.
-template <typename C>
-GUMBEL_EXT_INLINE void scale_values(C* out, const C* values, std::int64_t n, double a, double b) {
+template <typename T>
+GUMBEL_EXT_INLINE void scale_values(T* out, const Compute<T>* values, std::int64_t n, double a, double b) {
+  using C = Compute<T>;
   if (a * b >= static_cast<double>(FloatTraits<C>::kSmallestNormal)) {
     scale_row(out, values, static_cast<C>(a * b), n);
     return;
   }
-  for (std::int64_t k = 0; k < n; ++k) out[k] = static_cast<C>(static_cast<double>(values[k]) * a * b);
+  for (std::int64_t k = 0; k < n; ++k) narrow(static_cast<C>(static_cast<double>(values[k]) * a * b), out[k]);
 }
 
-template <typename C>
-GUMBEL_EXT_INLINE void fill_values(C* out, std::int64_t n, C value) {
-  for (std::int64_t k = 0; k < n; ++k) out[k] = value;
+template <typename T>
+GUMBEL_EXT_INLINE void fill_values(T* out, std::int64_t n, Compute<T> value) {
+  for (std::int64_t k = 0; k < n; ++k) narrow(value, out[k]);
 }
 
 // The scores of a tile's rows at `scores`, `stride` apart, turned into h for the exponentials, and their
 // statistics but for the sums.
-template <typename C>
+template <typename T>
 struct RowScorer {
+  using C = Compute<T>;
   const ForwardJob& job;
   const Tile& tile;
   const Buffers<C>& buffers;
@@ -63,7 +65,9 @@ struct RowScorer {
 
   GUMBEL_EXT_INLINE LaneMax<C> add(std::int64_t r) const {
     const C* noise = job.scores.noise.on ? buffers.noise + r * tile.noise_stride() : nullptr;
-    return add_noise(scores + r * stride, buffers.rows[r], noise, tile.width);
+    return buffers.template read_row<T>(r, [&](const auto* logits) __attribute__((always_inline)) {
+      return add_noise(scores + r * stride, logits, noise, tile.width);
+    });
   }
 
   GUMBEL_EXT_INLINE void finish(std::int64_t r, C max) const {
@@ -154,22 +158,23 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
     fill_words(job.scores.noise, tile, 0, buffers, tile.prefetch<T>(job.scores.logits, job.relaxed, job.one_hot));
     tile_noise(job.scores.noise, tile, 0, buffers);
   }
-  RowScorer<C>{job, tile, buffers, scores, stride, stats}.all();
+  RowScorer<T>{job, tile, buffers, scores, stride, stats}.all();
   exponentiate_rows(job.tau, tile, scores, stride);
   sum_rows<C>(
       tile.rows, padded<C>(tile.width) / kLanes<C>,
-      [&](std::int64_t r, std::int64_t chunk)
+      [&](std::int64_t r, std::int64_t chunk, auto)
           __attribute__((always_inline)) { return load(scores + r * stride + chunk * kLanes<C>); },
       [&](std::int64_t r, double sum)
           __attribute__((always_inline)) { stats[r].sum = is_undefined(stats[r].max) ? 0 : sum; });
   if (!only_tile) return;
   const RowSink<T> sink = tile.sink<T>(job.relaxed, buffers.staged);
-  for (std::int64_t r = 0; r < tile.rows; ++r) {
-    if (is_undefined(stats[r].max))
-      fill_values(sink.row(r), tile.width, C(__builtin_nanf("")));
-    else
-      scale_values(sink.row(r), scores + r * stride, tile.width, 1, 1 / stats[r].sum);
-  }
+  for (std::int64_t r = 0; r < tile.rows; ++r)
+    sink.row(r, [&](auto* out) __attribute__((always_inline)) {
+      if (is_undefined(stats[r].max))
+        fill_values(out, tile.width, C(__builtin_nanf("")));
+      else
+        scale_values(out, scores + r * stride, tile.width, 1, 1 / stats[r].sum);
+    });
   sink.finish();
   if (job.one_hot)
     write_one_hot<T>(job.one_hot, tile, buffers, [&](std::int64_t r) __attribute__((always_inline)) {
@@ -207,13 +212,14 @@ void forward_finish(const ForwardJob& job, const GroupState& group, std::int64_t
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const TileStats& row = group.row_stats[r];
     const double tile_max = group.stats[tile_index * group.rows + r].max;
-    if (is_undefined(row.max) || is_undefined(tile_max)) {  // no row, or a tile of nothing but -infinity
-      fill_values(sink.row(r), tile.width, is_undefined(row.max) ? C(__builtin_nanf("")) : C(0));
-      continue;
-    }
     const ExponentScale<C> exponent(job.tau[tile.first_row + r]);
     const C* values = tile_values<T>(job, group, tile_index) + r * shape.tiles() * kTileClasses;
-    scale_values(sink.row(r), values, tile.width, exponent.relative(tile_max, row.max), 1 / row.sum);
+    sink.row(r, [&](auto* out) __attribute__((always_inline)) {
+      if (is_undefined(row.max) || is_undefined(tile_max))  // no row, or a tile of nothing but -infinity
+        fill_values(out, tile.width, is_undefined(row.max) ? C(__builtin_nanf("")) : C(0));
+      else
+        scale_values(out, values, tile.width, exponent.relative(tile_max, row.max), 1 / row.sum);
+    });
   }
   sink.finish();
   if (job.one_hot)
@@ -240,7 +246,9 @@ void noise_tile(const NoiseJob& job, const GroupState& group, std::int64_t tile_
   tile_noise(job.noise, tile, 0, buffers);
   const RowSink<T> sink = tile.sink<T>(job.out, buffers.staged);
   for (std::int64_t r = 0; r < tile.rows; ++r)
-    scale_row(sink.row(r), buffers.noise + r * tile.noise_stride(), C(1), tile.width);
+    sink.row(r, [&](auto* out) __attribute__((always_inline)) {
+      scale_row(out, buffers.noise + r * tile.noise_stride(), C(1), tile.width);
+    });
   sink.finish();
 }
 

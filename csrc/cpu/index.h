@@ -17,7 +17,10 @@ GUMBEL_EXT_INLINE void update_best(Best& best, const C* scores, std::int64_t n, 
 }
 
 // Whether any of a vector's classes can win.
-GUMBEL_EXT_INLINE VecMask<float> may_win(const float* logits, const std::uint32_t* words, float best_offset) {
+template <typename T>
+GUMBEL_EXT_INLINE VecMask<float> may_win(const T* in, const std::uint32_t* words, float best_offset) {
+  float logits[kLanes<float>];
+  store(logits, widen_vector(in));
   std::int32_t hit[kLanes<float>];
 #pragma omp simd
   for (int k = 0; k < kLanes<float>; ++k)
@@ -28,14 +31,17 @@ GUMBEL_EXT_INLINE VecMask<float> may_win(const float* logits, const std::uint32_
 }
 
 // One row's tile, of which most blocks cannot hold the winner and need no logarithm.
+template <typename T>
 GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& tile, std::int64_t row,
-                                  std::uint32_t draw, const float* logits, const std::uint32_t* words) {
+                                  std::uint32_t draw, const T* logits, const std::uint32_t* words) {
   constexpr int kWidth = kLanes<float>;
-  float scores[2 * kWidth], last_logits[kBlock], some_noise[kWidth];
+  float scores[2 * kWidth], some_noise[kWidth];
+  T last_logits[kBlock];
   for (std::int64_t k = 0; k < tile.width; k += kBlock) {
-    const float* block = logits + k;
+    const T* block = logits + k;
     if (k + kBlock > tile.width) {
-      for (std::int64_t i = 0; i < kBlock; ++i) last_logits[i] = k + i < tile.width ? block[i] : -__builtin_inff();
+      for (T& logit : last_logits) narrow(-__builtin_inff(), logit);
+      __builtin_memcpy(last_logits, block, (tile.width - k) * sizeof(T));
       block = last_logits;
     }
     float best_offset = WordLimit::offset(static_cast<float>(best.score));
@@ -56,15 +62,17 @@ GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& ti
 }
 
 // The tile's logits less their shift over their temperature; as they are where that is 1 or 0.
-template <typename C>
-GUMBEL_EXT_INLINE void divide_rows(const IndexJob& job, const Tile& tile, Buffers<C>& buffers) {
+template <typename T>
+GUMBEL_EXT_INLINE void divide_rows(const IndexJob& job, const Tile& tile, Buffers<Compute<T>>& buffers) {
+  using C = Compute<T>;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const C t = clamp_temperature<C>(job.temperature[tile.first_row + r]), shift = static_cast<C>(job.shift);
     if ((t == C(1) && shift == C(0)) || t == C(0)) continue;
-    const C* in = buffers.rows[r];
     C* out = buffers.writable_row(r, padded<C>(tile.width));
+    buffers.template read_row<T>(r, [&](const auto* in) __attribute__((always_inline)) {
 #pragma omp simd
-    for (std::int64_t k = 0; k < tile.width; ++k) out[k] = (in[k] - shift) / t;
+      for (std::int64_t k = 0; k < tile.width; ++k) out[k] = (widen(in[k]) - shift) / t;
+    });
     buffers.rows[r] = out;
   }
 }
@@ -79,7 +87,7 @@ void index_tiles(const IndexJob& job, const GroupState& group, std::int64_t firs
   for (std::int64_t t = tile_begin; t < tile_end; ++t) {
     const Tile tile(in.shape, group, t);
     stage_logits<T>(in.logits, in.mask, tile, buffers);
-    divide_rows(job, tile, buffers);
+    divide_rows<T>(job, tile, buffers);
     for (std::int64_t d = 0; d < draws; ++d) {
       const std::uint32_t draw = static_cast<std::uint32_t>(first_draw + d);
       const bool search = std::is_same_v<C, float> && tile.width > kBlock;
@@ -90,14 +98,19 @@ void index_tiles(const IndexJob& job, const GroupState& group, std::int64_t firs
         const bool noisy = in.noise.on && job.temperature[row] != 0;
         if constexpr (std::is_same_v<C, float>) {
           if (noisy && search) {
-            search_row(best[r * draws + d], in.noise, tile, row, draw, buffers.rows[r],
-                       buffers.words + r * tile.noise_stride());
+            const std::uint32_t* words = buffers.words + r * tile.noise_stride();
+            buffers.template read_row<T>(r, [&](const auto* logits) __attribute__((always_inline)) {
+              search_row(best[r * draws + d], in.noise, tile, row, draw, logits, words);
+            });
             continue;
           }
         }
         const C* noise = noisy ? buffers.noise + r * tile.noise_stride() : nullptr;
-        update_best(best[r * draws + d], buffers.scores, tile.width,
-                    add_noise(buffers.scores, buffers.rows[r], noise, tile.width), tile.begin);
+        const LaneMax<C> found =
+            buffers.template read_row<T>(r, [&](const auto* logits) __attribute__((always_inline)) {
+              return add_noise(buffers.scores, logits, noise, tile.width);
+            });
+        update_best(best[r * draws + d], buffers.scores, tile.width, found, tile.begin);
       }
     }
   }

@@ -192,13 +192,13 @@ class LaneBest {
   GUMBEL_EXT_INLINE void store(C* max, Lane<C>* argmax) const {
     for (int i = 0; i < kParts; ++i) {
       const Part<Vec<C>> v = nan_[i] ? C(__builtin_nanf("")) - Part<Vec<C>>{} : max_[i];
-      __builtin_memcpy(max + i * kPartLanes, &v, sizeof v);
+      __builtin_memcpy(max + i * kPartLanes<C>, &v, sizeof v);
     }
     __builtin_memcpy(argmax, argmax_, sizeof argmax_);
   }
 
  private:
-  static constexpr int kParts = kVecBytes / kRegisterBytes, kPartLanes = kLanes<C> / kParts;
+  static constexpr int kParts = kVecBytes / kRegisterBytes;
   Part<Vec<C>> max_[kParts];
   Part<VecMask<C>> argmax_[kParts], nan_[kParts];
 };

@@ -68,30 +68,6 @@ GUMBEL_EXT_INLINE void transpose(Vec<C> (&block)[kLanes<C>]) {
 #endif
 }
 
-// Lanes [from, from + n) of a vector from, and to, elements of T of which the first lane's would be at `in`, or `out`.
-template <typename T>
-GUMBEL_EXT_INLINE Vec<Compute<T>> widen_lanes(const T* in, std::int64_t n, std::int64_t from = 0) {
-  using C = Compute<T>;
-  if (n == kLanes<C>) return widen_vector(in);
-  if constexpr (std::is_same_v<T, C>) return load_some(in, from, n);
-  T some[kLanes<C>] = {};
-  copy_some(some, in, from, n);
-  return widen_vector(some);
-}
-template <typename T>
-GUMBEL_EXT_INLINE void narrow_lanes(T* out, const Vec<Compute<T>>& v, std::int64_t n, std::int64_t from = 0) {
-  using C = Compute<T>;
-  if (n == kLanes<C>) {
-    narrow_vector(out, v);
-  } else if constexpr (std::is_same_v<T, C>) {
-    store_some(out, v, from, n);
-  } else {
-    T some[kLanes<C>];
-    narrow_vector(some, v);
-    copy_some(out, some, from, n);
-  }
-}
-
 // `run` neighbouring rows, at most a vector of them, to rows of a buffer and back. Whole vectors of classes
 // are touched in the buffer.
 template <typename T>
@@ -121,19 +97,28 @@ GUMBEL_EXT_INLINE void scatter_neighbours(T* out, std::int64_t class_stride, con
   }
 }
 
-// Rows [first, first + rows) x classes [begin, begin + n) as rows of C: pointers into the tensor itself
-// where it holds them so, else into `staged`.
+// Rows so short that what is done once a row weighs as much as what is done to its classes.
+constexpr int kShortVectors = 4;
+
+// Whether rows of n classes are best read, and written, where they lie.
 template <typename T>
-GUMBEL_EXT_INLINE void stage_rows(const Compute<T>** row_pointers, Compute<T>* staged, const Rows& in,
-                                  std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t n) {
+GUMBEL_EXT_INLINE bool stays(const Rows& rows, std::int64_t n) {
   using C = Compute<T>;
-  const bool direct = std::is_same_v<T, C> && in.class_stride == 1;
-  const bool dense = !direct && rows > 1 && is_dense(in, n);
+  return rows.class_stride == 1 && (std::is_same_v<T, C> || n >= 2 * kShortVectors * kLanes<C>);
+}
+
+// Rows [first, first + rows) x classes [begin, begin + n): pointers into the tensor itself, whose elements are T, if
+// they are to stay there, else to rows of C in `staged`.
+template <typename T>
+GUMBEL_EXT_INLINE void stage_rows(const void** row_pointers, Compute<T>* staged, const Rows& in, std::int64_t first,
+                                  std::int64_t rows, std::int64_t begin, std::int64_t n, bool stay) {
+  using C = Compute<T>;
+  const bool dense = !stay && rows > 1 && is_dense(in, n);
   const std::int64_t stride = dense ? n : padded<C>(n);
   if (dense) widen_row<T>(staged, element<T>(in, first, begin), rows * n);  // short rows: one run of them all
   for (std::int64_t r = 0; r < rows; ++r)
-    row_pointers[r] = direct ? reinterpret_cast<const C*>(element<T>(in, first + r, begin)) : staged + r * stride;
-  if (direct || dense) return;
+    row_pointers[r] = stay ? static_cast<const void*>(element<T>(in, first + r, begin)) : staged + r * stride;
+  if (stay || dense) return;
   for (std::int64_t r = 0, run = 0; r < rows; r += run) {
     const T* row = element<T>(in, first + r, begin);
     C* out = staged + r * stride;
@@ -147,8 +132,8 @@ GUMBEL_EXT_INLINE void stage_rows(const Compute<T>** row_pointers, Compute<T>* s
   }
 }
 
-// Where the results for rows [first, first + rows) x classes [begin, begin + n) go: row(r) takes exactly n
-// values of C, in the tensor itself where it can hold them so, else in `scratch` until finish().
+// Where the results for rows [first, first + rows) x classes [begin, begin + n) go: n elements of T in the tensor
+// itself where it can hold them so, else n of C in `scratch` until finish().
 template <typename T>
 class RowSink {
   using C = Compute<T>;
@@ -162,31 +147,36 @@ class RowSink {
         begin_(begin),
         n_(n),
         scratch_(scratch),
-        direct_(std::is_same_v<T, C> && out.class_stride == 1),
+        direct_(stays<T>(out, n)),
         dense_(rows > 1 && is_dense(out, n)),
         stride_(dense_ ? n : padded<C>(n)) {
   }
 
-  GUMBEL_EXT_INLINE C* row(std::int64_t r) const {
-    if (direct_) return reinterpret_cast<C*>(element<T>(out_, first_ + r, begin_));
-    return scratch_ + r * stride_;
+  // write(to) with a pointer to row r's first element.
+  template <typename Write>
+  GUMBEL_EXT_INLINE void row(std::int64_t r, Write write) const {
+    if (direct_)
+      write(element<T>(out_, first_ + r, begin_));
+    else
+      write(scratch_ + r * stride_);
   }
 
   GUMBEL_EXT_INLINE void finish() const {
     if (direct_) return;
     if (dense_) {
-      narrow_row<T>(element<T>(out_, first_, begin_), scratch_, rows_ * n_);
+      scale_row(element<T>(out_, first_, begin_), scratch_, C(1), rows_ * n_);
       return;
     }
     for (std::int64_t r = 0, run = 0; r < rows_; r += run) {
       T* target = element<T>(out_, first_ + r, begin_);
+      const C* row = scratch_ + r * stride_;
       run = neighbours(out_, first_ + r, rows_ - r, kLanes<C>);
       if (run > 1)
-        scatter_neighbours<T>(target, out_.class_stride, row(r), stride_, run, n_);
+        scatter_neighbours<T>(target, out_.class_stride, row, stride_, run, n_);
       else if (out_.class_stride == 1)
-        narrow_row<T>(target, row(r), n_);
+        scale_row(target, row, C(1), n_);
       else
-        for (std::int64_t k = 0; k < n_; ++k) narrow(row(r)[k], target[k * out_.class_stride]);
+        for (std::int64_t k = 0; k < n_; ++k) narrow(row[k], target[k * out_.class_stride]);
     }
   }
 
@@ -197,9 +187,6 @@ class RowSink {
   bool direct_, dense_;
   std::int64_t stride_;
 };
-
-// Rows so short that what is done once a row weighs as much as what is done to its classes.
-constexpr int kShortVectors = 4;
 
 // n classes side by side: `hot` holds 1, or none does where it is -1, the others `filler`.
 template <typename T>

@@ -106,14 +106,19 @@ GUMBEL_EXT_INLINE Vec<C> sum_run(std::int64_t chunks, Term term) {
 }
 
 // Sum of term(0) .. term(chunks - 1), vectors of the working precision: runs of them, then on in double, so that
-// the rounding error stays at a few units however many there are.
+// the rounding error stays at a few units however many there are. term's second argument says whether its chunk may be
+// the last one.
 template <typename C, typename Term>
 GUMBEL_EXT_INLINE double sum_chunks(std::int64_t chunks, Term term) {
   Vec<double> total = {};
-  for (std::int64_t first = 0; first < chunks; first += kRun)
-    total +=
-        to_double(sum_run<C>(chunks - first < kRun ? chunks - first : kRun,
-                             [&](std::int64_t chunk) __attribute__((always_inline)) { return term(first + chunk); }));
+  std::int64_t first = 0;
+  for (; first + kRun < chunks; first += kRun)
+    total += to_double(sum_run<C>(kRun, [&](std::int64_t chunk) __attribute__((always_inline)) {
+      return term(first + chunk, std::false_type());
+    }));
+  total += to_double(sum_run<C>(chunks - first, [&](std::int64_t chunk) __attribute__((always_inline)) {
+    return term(first + chunk, std::true_type());
+  }));
   return fold_vector<double>(total, Plus());
 }
 
@@ -125,14 +130,16 @@ GUMBEL_EXT_INLINE void sum_rows(std::int64_t rows, std::int64_t chunks, Term ter
   for (; chunks <= kRun && r + kBlock <= rows; r += kBlock) {
     Vec<double> totals[kBlock] = {};
     for (int i = 0; i < kBlock; ++i)
-      totals[i] += to_double(
-          sum_run<C>(chunks, [&](std::int64_t chunk) __attribute__((always_inline)) { return term(r + i, chunk); }));
+      totals[i] += to_double(sum_run<C>(chunks, [&](std::int64_t chunk) __attribute__((always_inline)) {
+        return term(r + i, chunk, std::true_type());
+      }));
     double sums[kBlock];
     fold_rows<double>(sums, totals, Plus());
     for (int i = 0; i < kBlock; ++i) give(r + i, sums[i]);
   }
   for (; r < rows; ++r)
-    give(r, sum_chunks<C>(chunks, [&](std::int64_t chunk) __attribute__((always_inline)) { return term(r, chunk); }));
+    give(r, sum_chunks<C>(chunks, [&](std::int64_t chunk, auto may_be_last)
+                                      __attribute__((always_inline)) { return term(r, chunk, may_be_last); }));
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

@@ -132,12 +132,13 @@ GUMBEL_EXT_INLINE void tile_noise(const Noise& noise, const Tile& tile, std::uin
                  });
 }
 
-// Points buffers.rows at the tile's logits as C, -infinity where the mask is false.
+// Points buffers.rows at the tile's logits, staged and -infinity where the mask is false.
 template <typename T>
 GUMBEL_EXT_INLINE void stage_logits(const Rows& logits, const Rows& mask, const Tile& tile,
                                     Buffers<Compute<T>>& buffers) {
   using C = Compute<T>;
-  stage_rows<T>(buffers.rows, buffers.staged, logits, tile.first_row, tile.rows, tile.begin, tile.width);
+  stage_rows<T>(buffers.rows, buffers.staged, logits, tile.first_row, tile.rows, tile.begin, tile.width,
+                stays<T>(logits, tile.width));
   if (!mask) return;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const std::uint8_t* row = element<std::uint8_t>(mask, tile.first_row + r, tile.begin);
@@ -145,14 +146,15 @@ GUMBEL_EXT_INLINE void stage_logits(const Rows& logits, const Rows& mask, const 
       for (std::int64_t k = 0; k < tile.width; ++k) buffers.mask[k] = row[k * mask.class_stride];
       row = buffers.mask;
     }
-    const C* in = buffers.rows[r];
     C* out = buffers.writable_row(r, padded<C>(tile.width));
+    buffers.template read_row<T>(r, [&](const auto* in) __attribute__((always_inline)) {
 #pragma omp simd
-    for (std::int64_t k = 0; k < tile.width; ++k) {
-      const std::int32_t allowed = row[k];  // the bytes of a bool tensor: 0 and 1
-      const C logit = in[k];
-      out[k] = allowed != 0 ? logit : -C(__builtin_inff());
-    }
+      for (std::int64_t k = 0; k < tile.width; ++k) {
+        const std::int32_t allowed = row[k];  // the bytes of a bool tensor: 0 and 1
+        const C logit = widen(in[k]);
+        out[k] = allowed != 0 ? logit : -C(__builtin_inff());
+      }
+    });
     buffers.rows[r] = out;
   }
 }
@@ -180,9 +182,9 @@ GUMBEL_EXT_INLINE C row_max(const LaneMax<C>& lanes) {
 }
 
 // scores[k] = logits[k] (+ noise[k]), and their maximum. Pads to a whole vector with -infinity.
-template <typename C>
-GUMBEL_EXT_INLINE LaneMax<C> add_noise(C* scores, const C* logits, const C* noise, std::int64_t n) {
-  constexpr std::int64_t kLane = kLanes<C>, kPartLanes = kRegisterBytes / sizeof(C);
+template <typename C, typename T>
+GUMBEL_EXT_INLINE LaneMax<C> add_noise(C* scores, const T* logits, const C* noise, std::int64_t n) {
+  constexpr std::int64_t kLane = kLanes<C>, kPart = kPartLanes<C>;
   constexpr int kRuns = 4;  // maxima of every fourth register: one would wait for itself
   LaneMax<C> found;
   std::int64_t k = 0;
@@ -190,11 +192,11 @@ GUMBEL_EXT_INLINE LaneMax<C> add_noise(C* scores, const C* logits, const C* nois
     Part<Vec<C>> max[kRuns];
     Part<VecMask<C>> nan[kRuns] = {};
     for (auto& run : max) run = part_of(found.max, 0);
-    for (; k + kRuns * kPartLanes <= n; k += kRuns * kPartLanes)
+    for (; k + kRuns * kPart <= n; k += kRuns * kPart)
 #pragma GCC unroll 4
       for (int run = 0; run < kRuns; ++run) {
-        const Part<Vec<C>> v = score(k + run * kPartLanes);
-        __builtin_memcpy(scores + k + run * kPartLanes, &v, sizeof v);
+        const Part<Vec<C>> v = score(k + run * kPart);
+        __builtin_memcpy(scores + k + run * kPart, &v, sizeof v);
         max[run] = Larger()(v, max[run]);
         nan[run] |= v != v;
       }
@@ -207,11 +209,11 @@ GUMBEL_EXT_INLINE LaneMax<C> add_noise(C* scores, const C* logits, const C* nois
   };
   if (noise)
     add_runs([&](std::int64_t i)
-                 __attribute__((always_inline)) { return load_part(logits + i) + load_part(noise + i); });
+                 __attribute__((always_inline)) { return load_wide(logits + i) + load_part(noise + i); });
   else
-    add_runs([&](std::int64_t i) __attribute__((always_inline)) { return load_part(logits + i); });
+    add_runs([&](std::int64_t i) __attribute__((always_inline)) { return load_wide(logits + i); });
   for (; k < n; k += kLane) {
-    Vec<C> v = k + kLane <= n ? load(logits + k) : load_first(logits + k, n - k);
+    Vec<C> v = widen_lanes(logits + k, n - k < kLane ? n - k : kLane);
     if (noise) v += load(noise + k);
     if (k + kLane > n) v = keep_first(v, n - k, -C(__builtin_inff()));
     store(scores + k, v);

@@ -56,6 +56,8 @@ struct PartOf {
 };
 template <typename V>
 using Part = typename PartOf<V>::Type;
+template <typename C>
+constexpr int kPartLanes = kRegisterBytes / sizeof(C);
 template <typename V>
 GUMBEL_EXT_INLINE Part<V> part_of(const V& v, int byte) {
   Part<V> part;
@@ -172,19 +174,6 @@ GUMBEL_EXT_INLINE void store_some(C* p, Vec<C> v, std::int64_t from, std::int64_
   for (std::int64_t i = from; i < from + n; ++i) p[i] = v[i];
 #endif
 }
-// The same for numbers of 16 bits or fewer, from one array to another.
-template <typename T>
-GUMBEL_EXT_INLINE void copy_some(T* out, const T* in, std::int64_t from, std::int64_t n) {
-#if defined(__AVX512BW__) && defined(__AVX512VL__)
-  if constexpr (sizeof(T) == 2) {
-    const __mmask16 mask = static_cast<__mmask16>(lane_mask(from, n));
-    _mm256_mask_storeu_epi16(out, mask, _mm256_maskz_loadu_epi16(mask, in));
-    return;
-  }
-#endif
-  for (std::int64_t i = from; i < from + n; ++i) out[i] = in[i];
-}
-
 // The lanes of v and w, of which each is zero in one of them.
 template <typename C>
 GUMBEL_EXT_INLINE Vec<C> unite(const Vec<C>& v, const Vec<C>& w) {

@@ -12,14 +12,14 @@ GUMBEL_EXT_INLINE std::int64_t tile_width(const Shape& shape) {
 
 template <typename C>
 struct Buffers {
-  const C** rows;         // [group_rows] where each row's staged logits (or gradients) start
-  const C** second_rows;  // [group_rows] the same for a second input
-  C* staged;              // [group_rows][padded]; after the scores, scratch for the results
-  C* second_staged;       // [group_rows][padded]
-  C* scores;              // [group_rows][padded], and room for one vector more
-  C* noise;               // [group_rows * round_up(width, 4)], and room for the fillers' overrun
-  std::uint32_t* words;   // as noise
-  std::uint64_t* quads;   // [counters of a tile], for groups of several rows
+  const void** rows;         // [group_rows] where each row of an input starts, staged or in the tensor: see row()
+  const void** second_rows;  // [group_rows] the same for a second input
+  C* staged;                 // [group_rows][padded]; after the scores, scratch for the results
+  C* second_staged;          // [group_rows][padded]
+  C* scores;                 // [group_rows][padded], and room for one vector more
+  C* noise;                  // [group_rows * round_up(width, 4)], and room for the fillers' overrun
+  std::uint32_t* words;      // as noise
+  std::uint64_t* quads;      // [counters of a tile], for groups of several rows
   std::uint64_t* counter_rows;
   std::uint64_t* counter_seeds;
   std::uint8_t* mask;  // [width]
@@ -53,11 +53,20 @@ struct Buffers {
     staged_end = staged + values;
   }
 
-  // Where row r's staged logits may be written: where they are, or, while they are still in the tensor, in a
-  // place of their own.
+  // Whether row r is staged, as C, and not in the tensor any longer.
+  GUMBEL_EXT_INLINE bool is_staged(std::int64_t r) const {
+    return rows[r] >= staged && rows[r] < staged_end;
+  }
+  // read(from), of row r's first element: a C where the row is staged, else a T.
+  template <typename T, typename Read>
+  GUMBEL_EXT_INLINE auto read_row(std::int64_t r, Read read) const {
+    if constexpr (!std::is_same_v<T, C>)
+      if (!is_staged(r)) return read(static_cast<const T*>(rows[r]));
+    return read(static_cast<const C*>(rows[r]));
+  }
+  // Where row r may be written: where it is staged, or, while it is still in the tensor, in a place of its own.
   GUMBEL_EXT_INLINE C* writable_row(std::int64_t r, std::int64_t stride) const {
-    const bool is_staged = rows[r] >= staged && rows[r] < staged_end;
-    return is_staged ? const_cast<C*>(rows[r]) : staged + r * stride;
+    return is_staged(r) ? static_cast<C*>(const_cast<void*>(rows[r])) : staged + r * stride;
   }
 
  private:
