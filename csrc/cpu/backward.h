@@ -86,7 +86,8 @@ template <typename T, typename E, typename RowDot>
 GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers,
                                        TileStats* stats, RowDot row_dot) {
   using C = Compute<T>;
-  const RowSink<T> sink = tile.sink<T>(job.grad_logits ? job.grad_logits : job.relaxed, buffers.scores);
+  const bool in_place = job.grad_logits.data == job.relaxed.data;
+  const RowSink<T> sink = tile.sink<T>(job.grad_logits ? job.grad_logits : job.relaxed, buffers.scores, in_place);
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const C mean = static_cast<C>(row_dot(r));
     const C inverse_tau = finite_inverse<C>(job.tau[tile.first_row + r]);
@@ -132,7 +133,7 @@ void backward_tile(const BackwardJob& job, const GroupState& group, std::int64_t
   using C = Compute<T>;
   Tile tile(job.shape, group, tile_index);
   Buffers<C> buffers(job.shape, workspace);
-  if (belongs_in_lanes<C>(job.relaxed, job.shape.classes, false) && !job.grad_tau) {
+  if (belongs_in_lanes<C>(job.relaxed, job.shape.classes, 0) && !job.grad_tau) {
     for_lane_blocks<C>(tile, job.relaxed, [&](const Tile& block, auto rows) __attribute__((always_inline)) {
       backward_lanes<rows, T>(job, block, buffers);
     });

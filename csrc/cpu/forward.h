@@ -142,7 +142,9 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
   const Shape& shape = job.scores.shape;
   Tile tile(shape, group, tile_index);
   Buffers<C> buffers(shape, workspace);
-  if (belongs_in_lanes<C>(job.scores.logits, shape.classes, job.scores.noise.on) && !any_extreme<C>(job.tau, tile)) {
+  const bool fast_rows = kRegisterBytes == kVecBytes && !job.scores.noise.on;
+  if (belongs_in_lanes<C>(job.scores.logits, shape.classes, fast_rows ? 1 : kShortVectors) &&
+      !any_extreme<C>(job.tau, tile)) {
     for_lane_blocks<C>(tile, job.scores.logits, [&](const Tile& block, auto rows) __attribute__((always_inline)) {
       forward_lanes<rows, T>(job, block, buffers);
     });

@@ -9,13 +9,11 @@
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
 // Whether rows of a single tile are best handled so, by measurement: those whose classes lie apart; and, of those whose
-// classes lie side by side, short ones with noise, for which two transpositions cost less than what is done once a row
-// (but for whole vectors, where registers are short).
+// classes lie side by side, those of up to `vectors` vectors, for which transpositions cost less than what is done once
+// a row.
 template <typename C>
-GUMBEL_EXT_INLINE bool belongs_in_lanes(const Rows& rows, std::int64_t classes, bool noise) {
-  if (rows.class_stride != 1) return classes <= kTileClasses;
-  const bool fast_transpose = kRegisterBytes == kVecBytes;
-  return noise && classes <= kShortVectors * kLanes<C> && (fast_transpose || classes % kLanes<C> != 0);
+GUMBEL_EXT_INLINE bool belongs_in_lanes(const Rows& rows, std::int64_t classes, int vectors) {
+  return classes <= (rows.class_stride == 1 ? vectors * kLanes<C> : kTileClasses);
 }
 
 // A block whose classes lie apart, as runs of rows side by side: one, but where rows cross from one position of an

@@ -99,12 +99,14 @@ GUMBEL_EXT_INLINE void scatter_neighbours(T* out, std::int64_t class_stride, con
 
 // Rows so short that what is done once a row weighs as much as what is done to its classes.
 constexpr int kShortVectors = 4;
+// Rows so long that what is done once a row hardly weighs.
+constexpr int kLongVectors = 8;
 
 // Whether rows of n classes are best read, and written, where they lie.
 template <typename T>
 GUMBEL_EXT_INLINE bool stays(const Rows& rows, std::int64_t n) {
   using C = Compute<T>;
-  return rows.class_stride == 1 && (std::is_same_v<T, C> || n >= 2 * kShortVectors * kLanes<C>);
+  return rows.class_stride == 1 && (std::is_same_v<T, C> || n >= kLongVectors * kLanes<C>);
 }
 
 // Rows [first, first + rows) x classes [begin, begin + n): pointers into the tensor itself, whose elements are T, if
@@ -133,21 +135,23 @@ GUMBEL_EXT_INLINE void stage_rows(const void** row_pointers, Compute<T>* staged,
 }
 
 // Where the results for rows [first, first + rows) x classes [begin, begin + n) go: n elements of T in the tensor
-// itself where it can hold them so, else n of C in `scratch` until finish().
+// itself where it can hold them so, else n of C in `scratch` until finish(). In place of what is read, short rows of
+// partial vectors wait for finish() too: a processor takes the store of such a vector for one of the whole, which holds
+// up the next row's load.
 template <typename T>
 class RowSink {
   using C = Compute<T>;
 
  public:
   GUMBEL_EXT_INLINE RowSink(const Rows& out, std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t n,
-                            C* scratch)
+                            C* scratch, bool in_place)
       : out_(out),
         first_(first),
         rows_(rows),
         begin_(begin),
         n_(n),
         scratch_(scratch),
-        direct_(stays<T>(out, n)),
+        direct_(stays<T>(out, n) && !(in_place && n % kLanes<C> != 0 && n < kLongVectors * kLanes<C>)),
         dense_(rows > 1 && is_dense(out, n)),
         stride_(dense_ ? n : padded<C>(n)) {
   }

@@ -33,8 +33,8 @@ struct Tile {
     return {first_row + first, n, begin, width};
   }
   template <typename T>
-  GUMBEL_EXT_INLINE RowSink<T> sink(const Rows& out, Compute<T>* scratch) const {
-    return RowSink<T>(out, first_row, rows, begin, width, scratch);
+  GUMBEL_EXT_INLINE RowSink<T> sink(const Rows& out, Compute<T>* scratch, bool in_place = false) const {
+    return RowSink<T>(out, first_row, rows, begin, width, scratch, in_place);
   }
   template <typename T, typename... Tensors>
   GUMBEL_EXT_INLINE Prefetch<T, sizeof...(Tensors)> prefetch(const Tensors&... tensors) const {
