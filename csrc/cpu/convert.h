@@ -109,12 +109,6 @@ GUMBEL_EXT_INLINE Vec<Compute<T>> widen_vector(const T* in) {
     return load(in);
   } else if constexpr (kRegisterBytes == kVecBytes) {
     return load_wide(in);
-  } else if constexpr (std::is_same_v<T, BFloat16>) {
-    typedef std::uint16_t Halves __attribute__((vector_size(kVecBytes / 2)));
-    typedef std::uint32_t Words32 __attribute__((vector_size(kVecBytes)));
-    Halves halves;
-    __builtin_memcpy(&halves, in, sizeof halves);
-    return (Vec<C>)(__builtin_convertvector(halves, Words32) << 16);
   } else {
     C lanes[kLanes<C>];
     for (int k = 0; k < kLanes<C>; k += kPartLanes<C>) {
