@@ -121,28 +121,6 @@ GUMBEL_EXT_INLINE void store_lanes(const Rows& out, const Tile& tile, Value valu
     }
 }
 
-// A double for each lane of a vector of C.
-template <typename C>
-struct LaneSums {
-  static constexpr int kParts = kLanes<C> / kLanes<double>;
-  Vec<double> part[kParts] = {};
-
-  LaneSums() = default;
-  GUMBEL_EXT_INLINE explicit LaneSums(const Vec<C>& v) {
-    typedef C Fewer __attribute__((vector_size(sizeof(C) * kLanes<double>)));
-    Fewer lanes[kParts];
-    __builtin_memcpy(lanes, &v, sizeof v);
-    for (int i = 0; i < kParts; ++i) part[i] = __builtin_convertvector(lanes[i], Vec<double>);
-  }
-  GUMBEL_EXT_INLINE LaneSums& operator+=(const LaneSums& other) {
-    for (int i = 0; i < kParts; ++i) part[i] += other.part[i];
-    return *this;
-  }
-  GUMBEL_EXT_INLINE void store(double* out) const {
-    __builtin_memcpy(out, part, sizeof part);
-  }
-};
-
 // What sum_chunks makes of the row in each lane, of classes term(0) .. term(n - 1).
 template <typename C, typename Term>
 GUMBEL_EXT_INLINE LaneSums<C> sum_lanes(std::int64_t n, Term term) {

@@ -54,7 +54,7 @@ struct Cpu {
   }
 
   static void run(ForwardJob job, Element element) {
-    job.scores.shape.group_rows = group_rows(job.scores.shape, job.scores.logits, kLaneVectors * kNeighbourRows);
+    job.scores.shape.group_rows = group_rows(job.scores.shape, job.scores.logits, kRowsInLanes);
     run_forward(kernels_for(element), job);
   }
   static void run(IndexJob job, Element element) {
@@ -66,7 +66,7 @@ struct Cpu {
     run_noise(kernels_for(element), job);
   }
   static void run(BackwardJob job, Element element) {
-    job.shape.group_rows = group_rows(job.shape, job.relaxed, kLaneVectors * kNeighbourRows);
+    job.shape.group_rows = group_rows(job.shape, job.relaxed, kRowsInLanes);
     run_backward(kernels_for(element), job);
   }
 };

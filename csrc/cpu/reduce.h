@@ -84,15 +84,43 @@ GUMBEL_EXT_INLINE void fold_rows(C* out, const Vec<C>* rows, Fold fold) {
 #endif
 }
 
+// A double for each lane of a vector of C.
+template <typename C>
+struct LaneSums {
+  static constexpr int kParts = kLanes<C> / kLanes<double>;
+  Vec<double> part[kParts] = {};
+
+  LaneSums() = default;
+  GUMBEL_EXT_INLINE explicit LaneSums(const Vec<C>& v) {
+    if constexpr (std::is_same_v<C, double>) {
+      part[0] = v;
+    } else {
+      typedef float Half __attribute__((vector_size(kVecBytes / 2)));
+      Half halves[kParts];
+      __builtin_memcpy(halves, &v, sizeof v);
+#if defined(__AVX512F__)  // (GCC 12 makes four instructions of a __builtin_convertvector.)
+      for (int i = 0; i < kParts; ++i) part[i] = (Vec<double>)_mm512_cvtps_pd((__m256)halves[i]);
+#else
+      for (int i = 0; i < kParts; ++i) part[i] = __builtin_convertvector(halves[i], Vec<double>);
+#endif
+    }
+  }
+  GUMBEL_EXT_INLINE LaneSums& operator+=(const LaneSums& other) {
+    for (int i = 0; i < kParts; ++i) part[i] += other.part[i];
+    return *this;
+  }
+  GUMBEL_EXT_INLINE void store(double* out) const {
+    __builtin_memcpy(out, part, sizeof part);
+  }
+};
+
 // The lanes in double, float's upper half added to its lower one.
-GUMBEL_EXT_INLINE Vec<double> to_double(Vec<double> v) {
-  return v;
-}
-GUMBEL_EXT_INLINE Vec<double> to_double(Vec<float> v) {
-  typedef float Half __attribute__((vector_size(kVecBytes / 2)));
-  Half halves[2];
-  __builtin_memcpy(halves, &v, sizeof v);
-  return __builtin_convertvector(halves[0], Vec<double>) + __builtin_convertvector(halves[1], Vec<double>);
+template <typename C>
+GUMBEL_EXT_INLINE Vec<double> to_double(const Vec<C>& v) {
+  const LaneSums<C> lanes(v);
+  Vec<double> sum = lanes.part[0];
+  for (int i = 1; i < lanes.kParts; ++i) sum += lanes.part[i];
+  return sum;
 }
 
 // term(0) + ... + term(chunks - 1), of at most kRun vectors of the working precision.
@@ -113,10 +141,10 @@ GUMBEL_EXT_INLINE double sum_chunks(std::int64_t chunks, Term term) {
   Vec<double> total = {};
   std::int64_t first = 0;
   for (; first + kRun < chunks; first += kRun)
-    total += to_double(sum_run<C>(kRun, [&](std::int64_t chunk) __attribute__((always_inline)) {
+    total += to_double<C>(sum_run<C>(kRun, [&](std::int64_t chunk) __attribute__((always_inline)) {
       return term(first + chunk, std::false_type());
     }));
-  total += to_double(sum_run<C>(chunks - first, [&](std::int64_t chunk) __attribute__((always_inline)) {
+  total += to_double<C>(sum_run<C>(chunks - first, [&](std::int64_t chunk) __attribute__((always_inline)) {
     return term(first + chunk, std::true_type());
   }));
   return fold_vector<double>(total, Plus());
@@ -130,7 +158,7 @@ GUMBEL_EXT_INLINE void sum_rows(std::int64_t rows, std::int64_t chunks, Term ter
   for (; chunks <= kRun && r + kBlock <= rows; r += kBlock) {
     Vec<double> totals[kBlock] = {};
     for (int i = 0; i < kBlock; ++i)
-      totals[i] += to_double(sum_run<C>(chunks, [&](std::int64_t chunk) __attribute__((always_inline)) {
+      totals[i] += to_double<C>(sum_run<C>(chunks, [&](std::int64_t chunk) __attribute__((always_inline)) {
         return term(r + i, chunk, std::true_type());
       }));
     double sums[kBlock];
