@@ -19,7 +19,7 @@ FLAGS = [
 ]
 INSTRUCTION_SETS = {
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-    "avx2": ["-march=x86-64-v3"],
+    "avx2": ["-march=x86-64-v3", "-mmove-max=256", "-mstore-max=256"],
     "plain": [],
 }
 

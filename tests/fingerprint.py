@@ -29,7 +29,8 @@ OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
 # The first ones draw words below 2^16: class 3 of seed 1343428 and class 2 of seed 627779616 draw 0.
 SEEDS = [1343428, 627779616, -1, 5]
 SHAPES = [((4, 1), -1), ((4, 7), -1), ((4, 100), 1), ((33, 4), 0), ((4, 2051), -1), ((4, 4100), -1),
-          ((2600, 4), 0), ((2, 3, 65, 2), 2), ((200, 3), 1), ((1, 9001), -1)]  # fmt: skip
+          ((2600, 4), 0), ((2, 3, 65, 2), 2), ((200, 3), 1), ((1, 9001), -1), ((4, 333), -1),
+          ((2, 37, 81), 1)]  # fmt: skip
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -76,6 +77,8 @@ def cases(device: str = "cpu") -> dict[str, torch.Tensor]:
                 results[f"{op_name} gradient {name}"], results[f"{op_name} gradient of tau {name}"] = (
                     torch.autograd.grad(y, (a, t), weight)
                 )
+                y = OPERATIONS[op_name](a, 0.6, dim=dim)
+                results[f"{op_name} gradient alone {name}"] = torch.autograd.grad(y, a, weight)[0]
         for seed in (0, torch.tensor(SEEDS, device=device)):
             name = f"noise {dtype} {'seeds' if isinstance(seed, torch.Tensor) else seed}"
             results[name] = gumbel_ext.gumbel_noise((4, 4099), seed=seed, dtype=dtype, device=device)

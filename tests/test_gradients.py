@@ -216,12 +216,13 @@ def test_tau_gradient_is_the_same_with_and_without_a_graph(name: str, scale: flo
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
 @pytest.mark.parametrize("dim", [-1, 0])
-def test_expanded_and_strided_incoming_gradients(name: str, dtype: torch.dtype, dim: int) -> None:
+@pytest.mark.parametrize("n", [70, 150])
+def test_expanded_and_strided_incoming_gradients(name: str, dtype: torch.dtype, dim: int, n: int) -> None:
     """y.sum() hands back one number for all; other strides are as good."""
-    x = logits(70, 70, dtype=dtype)
+    x = logits(n, n, dtype=dtype)
     y = OPERATIONS[name](x, 0.5, dim=dim)
-    for grad in (torch.ones(()).to(dtype).expand(70, 70), torch.randn(70, 140).to(dtype)[:, ::2],
-                 torch.randn(70, 70).to(dtype).T, torch.randn(70, 1).to(dtype).expand(-1, 70)):  # fmt: skip
+    for grad in (torch.ones(()).to(dtype).expand(n, n), torch.randn(n, 2 * n).to(dtype)[:, ::2],
+                 torch.randn(n, n).to(dtype).T, torch.randn(n, 1).to(dtype).expand(-1, n)):  # fmt: skip
         found = torch.autograd.grad(y, x, grad, retain_graph=True)[0]
         assert torch.equal(found, torch.autograd.grad(y, x, grad.contiguous(), retain_graph=True)[0])
     x.grad = None

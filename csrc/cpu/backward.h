@@ -6,7 +6,8 @@
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
-// Where a tile's rows of p and dy are once staged: elements of E, which is T where both stay in their tensors.
+// Stages a tile's rows of p and dy, then calls with_element(E{}), E being what both now consist of: T where both can
+// stay in their tensors and tau's gradient is not wanted, else C.
 template <typename T, typename WithElement>
 GUMBEL_EXT_INLINE void stage_backward(const BackwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers,
                                       WithElement with_element) {
@@ -16,14 +17,11 @@ GUMBEL_EXT_INLINE void stage_backward(const BackwardJob& job, const Tile& tile, 
   const auto stage = [&](const void** rows, C* staged, const Rows& in, bool stay) __attribute__((always_inline)) {
     stage_rows<T>(rows, staged, in, tile.first_row, tile.rows, tile.begin, tile.width, stay);
   };
-  if constexpr (std::is_same_v<T, C>) {
-    stage(buffers.rows, buffers.staged, job.relaxed, p_stays);
-    stage(buffers.second_rows, buffers.second_staged, job.grad, dy_stays);
-  } else {
-    stage(buffers.rows, buffers.staged, job.relaxed, both_stay);
-    stage(buffers.second_rows, buffers.second_staged, job.grad, both_stay);
+  constexpr bool kSame = std::is_same_v<T, C>;
+  stage(buffers.rows, buffers.staged, job.relaxed, kSame ? p_stays : both_stay);
+  stage(buffers.second_rows, buffers.second_staged, job.grad, kSame ? dy_stays : both_stay);
+  if constexpr (!kSame)
     if (both_stay) return with_element(T{});
-  }
   with_element(C{});
 }
 

@@ -38,17 +38,20 @@ GUMBEL_EXT_INLINE Part16 truncate(Part32 words) {
 // A register's elements of a 16-bit T in the working precision, and back.
 template <typename T>
 GUMBEL_EXT_INLINE Part<Vec<float>> widen_part(Part16 bits) {
+  using Wide = Part<Vec<float>>;
   if constexpr (std::is_same_v<T, BFloat16>) {
-    return (Part<Vec<float>>)(zero_extend(bits) << 16);
+    return (Wide)(zero_extend(bits) << 16);
   } else {
+    static_assert(std::is_same_v<T, Float16>);
 #if defined(__AVX512F__)
-    return (Part<Vec<float>>)_mm512_cvtph_ps((__m256i)bits);
-#elif defined(__F16C__)
-    return (Part<Vec<float>>)_mm256_cvtph_ps((__m128i)bits);
-#else
-    Part<Vec<float>> v;
-    for (int k = 0; k < kPartLanes<float>; ++k) v[k] = widen(T{bits[k]});
-    return v;
+    return (Wide)_mm512_cvtph_ps((__m256i)bits);
+#elif defined(__AVX2__) && defined(__F16C__)
+    return (Wide)_mm256_cvtph_ps((__m128i)bits);
+#else  // as widen() does it
+    typedef std::int32_t Signed __attribute__((vector_size(kRegisterBytes)));
+    const Part32 wide = zero_extend(bits), sign = (wide & 0x8000u) << 16, shifted = (wide & 0x7fffu) << 13;
+    const Part32 finite = (Part32)((Wide)shifted * 0x1p112f);
+    return (Wide)(((Signed)shifted >= 0x0f800000 ? shifted | 0x7f800000u : finite) | sign);
 #endif
   }
 }
@@ -58,9 +61,10 @@ GUMBEL_EXT_INLINE Part16 narrow_part(const Part<Vec<float>>& v) {
     const Part32 bits = (Part32)v, rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
     return truncate(v != v ? Part32{} + 0x7fc0u : rounded);
   } else {
+    static_assert(std::is_same_v<T, Float16>);
 #if defined(__AVX512F__)
     return (Part16)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
-#elif defined(__F16C__)
+#elif defined(__AVX2__) && defined(__F16C__)
     return (Part16)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
 #else
     Part16 bits;
@@ -74,7 +78,7 @@ GUMBEL_EXT_INLINE Part16 narrow_part(const Part<Vec<float>>& v) {
   }
 }
 
-// The same from and to memory, for any T.
+// The same from memory, for any T, and to memory, for floating-point ones.
 template <typename T>
 GUMBEL_EXT_INLINE Part<Vec<Compute<T>>> load_wide(const T* in) {
   using C = Compute<T>;
@@ -170,8 +174,9 @@ GUMBEL_EXT_INLINE void map_row(T* out, std::int64_t n, Op op, const E*... in) {
   if (rest) narrow_lanes(out + whole, by_parts<Vec<C>>(op, widen_lanes(in + whole, rest)...), rest);
 }
 
-template <typename T>
-GUMBEL_EXT_INLINE void widen_row(Compute<T>* __restrict out, const T* __restrict in, std::int64_t n) {
+// out[k] = in[k], wider or narrower.
+template <typename T, typename E>
+GUMBEL_EXT_INLINE void convert_row(T* out, const E* in, std::int64_t n) {
   map_row(out, n, [](auto v) __attribute__((always_inline)) { return v; }, in);
 }
 

@@ -142,9 +142,10 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
   const Shape& shape = job.scores.shape;
   Tile tile(shape, group, tile_index);
   Buffers<C> buffers(shape, workspace);
-  const bool fast_rows = kRegisterBytes == kVecBytes && !job.scores.noise.on;
-  if (belongs_in_lanes<C>(job.scores.logits, shape.classes, fast_rows ? 1 : kShortVectors) &&
-      !any_extreme<C>(job.tau, tile)) {
+  // Without noise nothing is asked for beforehand: where registers are long, rows one after the other are soon faster.
+  const bool long_registers = kRegisterBytes == kVecBytes;
+  const int lane_vectors = long_registers && !job.scores.noise.on ? 1 : kShortVectors;
+  if (belongs_in_lanes<C>(job.scores.logits, shape.classes, lane_vectors) && !any_extreme<C>(job.tau, tile)) {
     for_lane_blocks<C>(tile, job.scores.logits, [&](const Tile& block, auto rows) __attribute__((always_inline)) {
       forward_lanes<rows, T>(job, block, buffers);
     });
@@ -249,7 +250,7 @@ void noise_tile(const NoiseJob& job, const GroupState& group, std::int64_t tile_
   const RowSink<T> sink = tile.sink<T>(job.out, buffers.staged);
   for (std::int64_t r = 0; r < tile.rows; ++r)
     sink.row(r, [&](auto* out) __attribute__((always_inline)) {
-      scale_row(out, buffers.noise + r * tile.noise_stride(), C(1), tile.width);
+      convert_row(out, buffers.noise + r * tile.noise_stride(), tile.width);
     });
   sink.finish();
 }

@@ -8,7 +8,7 @@ namespace gumbel_ext::cpu {
 
 // Rows side by side whose classes lie apart are taken in the number that shares a cache line.
 constexpr std::int64_t kNeighbourRows = 16;
-// Rows side by side that are handled in lanes (lanes.h) are taken in up to so many vectors at once: the floats' rows.
+// Rows side by side that are handled in lanes (lanes.h) are taken in up to so many vectors at once, 64 rows of float.
 constexpr int kLaneVectors = 4;
 constexpr std::int64_t kRowsInLanes = kLaneVectors * kNeighbourRows;
 

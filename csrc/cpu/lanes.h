@@ -38,14 +38,6 @@ struct LaneRuns {
   }
 };
 
-// A number that is part of a type.
-template <int kValue>
-struct Constant {
-  GUMBEL_EXT_INLINE constexpr operator int() const {
-    return kValue;
-  }
-};
-
 // op(k, count) for every kStep of n; count is a constant where it is kStep.
 template <int kStep, typename Op>
 GUMBEL_EXT_INLINE void for_each_step(std::int64_t n, Op op) {

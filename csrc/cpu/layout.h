@@ -117,7 +117,7 @@ GUMBEL_EXT_INLINE void stage_rows(const void** row_pointers, Compute<T>* staged,
   using C = Compute<T>;
   const bool dense = !stay && rows > 1 && is_dense(in, n);
   const std::int64_t stride = dense ? n : padded<C>(n);
-  if (dense) widen_row<T>(staged, element<T>(in, first, begin), rows * n);  // short rows: one run of them all
+  if (dense) convert_row(staged, element<T>(in, first, begin), rows * n);  // short rows: one run of them all
   for (std::int64_t r = 0; r < rows; ++r)
     row_pointers[r] = stay ? static_cast<const void*>(element<T>(in, first + r, begin)) : staged + r * stride;
   if (stay || dense) return;
@@ -128,16 +128,16 @@ GUMBEL_EXT_INLINE void stage_rows(const void** row_pointers, Compute<T>* staged,
     if (run > 1)
       gather_neighbours<T>(out, stride, row, in.class_stride, run, n);
     else if (in.class_stride == 1)
-      widen_row<T>(out, row, n);
+      convert_row(out, row, n);
     else
       for (std::int64_t k = 0; k < n; ++k) out[k] = widen(row[k * in.class_stride]);
   }
 }
 
 // Where the results for rows [first, first + rows) x classes [begin, begin + n) go: n elements of T in the tensor
-// itself where it can hold them so, else n of C in `scratch` until finish(). In place of what is read, short rows of
-// partial vectors wait for finish() too: a processor takes the store of such a vector for one of the whole, which holds
-// up the next row's load.
+// itself where it can hold them so, else n of C in `scratch` until finish(). In place of what is read, rows of partial
+// vectors wait for finish() too, unless they are long: a processor takes the store of such a vector for one of the
+// whole, which holds up the next row's load.
 template <typename T>
 class RowSink {
   using C = Compute<T>;
@@ -168,7 +168,7 @@ class RowSink {
   GUMBEL_EXT_INLINE void finish() const {
     if (direct_) return;
     if (dense_) {
-      scale_row(element<T>(out_, first_, begin_), scratch_, C(1), rows_ * n_);
+      convert_row(element<T>(out_, first_, begin_), scratch_, rows_ * n_);
       return;
     }
     for (std::int64_t r = 0, run = 0; r < rows_; r += run) {
@@ -178,7 +178,7 @@ class RowSink {
       if (run > 1)
         scatter_neighbours<T>(target, out_.class_stride, row, stride_, run, n_);
       else if (out_.class_stride == 1)
-        scale_row(target, row, C(1), n_);
+        convert_row(target, row, n_);
       else
         for (std::int64_t k = 0; k < n_; ++k) narrow(row[k], target[k * out_.class_stride]);
     }

@@ -142,10 +142,10 @@ GUMBEL_EXT_INLINE double sum_chunks(std::int64_t chunks, Term term) {
   std::int64_t first = 0;
   for (; first + kRun < chunks; first += kRun)
     total += to_double<C>(sum_run<C>(kRun, [&](std::int64_t chunk) __attribute__((always_inline)) {
-      return term(first + chunk, std::false_type());
+      return term(first + chunk, Constant<false>());
     }));
   total += to_double<C>(sum_run<C>(chunks - first, [&](std::int64_t chunk) __attribute__((always_inline)) {
-    return term(first + chunk, std::true_type());
+    return term(first + chunk, Constant<true>());
   }));
   return fold_vector<double>(total, Plus());
 }
@@ -159,7 +159,7 @@ GUMBEL_EXT_INLINE void sum_rows(std::int64_t rows, std::int64_t chunks, Term ter
     Vec<double> totals[kBlock] = {};
     for (int i = 0; i < kBlock; ++i)
       totals[i] += to_double<C>(sum_run<C>(chunks, [&](std::int64_t chunk) __attribute__((always_inline)) {
-        return term(r + i, chunk, std::true_type());
+        return term(r + i, chunk, Constant<true>());
       }));
     double sums[kBlock];
     fold_rows<double>(sums, totals, Plus());

@@ -88,7 +88,7 @@ GUMBEL_EXT_INLINE void fill_words(const Noise& noise, const Tile& tile, std::uin
     for (std::int64_t quad = 0; quad < quads; ++quad, ++i) {
       buffers.quads[i] = first_quad + quad;
       buffers.counter_rows[i] = row;
-      buffers.counter_seeds[i] = seed;
+      if (noise.row_seeds) buffers.counter_seeds[i] = seed;
     }
   }
   with_round_keys(
@@ -132,7 +132,7 @@ GUMBEL_EXT_INLINE void tile_noise(const Noise& noise, const Tile& tile, std::uin
                  });
 }
 
-// Points buffers.rows at the tile's logits, staged and -infinity where the mask is false.
+// Points buffers.rows at the tile's logits; where there is a mask, staged, and -infinity where it is false.
 template <typename T>
 GUMBEL_EXT_INLINE void stage_logits(const Rows& logits, const Rows& mask, const Tile& tile,
                                     Buffers<Compute<T>>& buffers) {

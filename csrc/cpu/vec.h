@@ -10,6 +10,14 @@ namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
 constexpr int kVecBytes = 64;
 
+// A number that is part of a type.
+template <int kValue>
+struct Constant {
+  GUMBEL_EXT_INLINE constexpr operator int() const {
+    return kValue;
+  }
+};
+
 template <typename C>
 struct VecOf;
 template <>

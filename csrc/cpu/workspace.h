@@ -12,9 +12,9 @@ GUMBEL_EXT_INLINE std::int64_t tile_width(const Shape& shape) {
 
 template <typename C>
 struct Buffers {
-  const void** rows;         // [group_rows] where each row of an input starts, staged or in the tensor: see row()
+  const void** rows;         // [group_rows] where each row of an input starts, staged or in the tensor: see read_row()
   const void** second_rows;  // [group_rows] the same for a second input
-  C* staged;                 // [group_rows][padded]; after the scores, scratch for the results
+  C* staged;                 // [group_rows][padded]; after forward's scores, scratch for its results
   C* second_staged;          // [group_rows][padded]
   C* scores;                 // [group_rows][padded], and room for one vector more
   C* noise;                  // [group_rows * round_up(width, 4)], and room for the fillers' overrun
