@@ -10,6 +10,11 @@ namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 template <typename T>
 using Compute = typename ComputeType<T>::Type;
 
+// Whether 16-bit numbers are converted by instructions, a register at a time, and not by arithmetic, whose loops
+// compilers vectorize best over whole rows.
+constexpr bool kConvertsRegisters = kRegisterBytes > 16;
+
+#if defined(__AVX2__)
 // As many numbers of 16 bits, and of 32, as a register holds of the latter.
 typedef std::uint16_t Part16 __attribute__((vector_size(kRegisterBytes / 2)));
 typedef std::uint32_t Part32 __attribute__((vector_size(kRegisterBytes)));
@@ -18,40 +23,30 @@ typedef std::uint32_t Part32 __attribute__((vector_size(kRegisterBytes)));
 GUMBEL_EXT_INLINE Part32 zero_extend(Part16 halves) {
 #if defined(__AVX512F__)
   return (Part32)_mm512_cvtepu16_epi32((__m256i)halves);
-#elif defined(__AVX2__)
-  return (Part32)_mm256_cvtepu16_epi32((__m128i)halves);
 #else
-  return __builtin_convertvector(halves, Part32);
+  return (Part32)_mm256_cvtepu16_epi32((__m128i)halves);
 #endif
 }
 // Requires: numbers below 2^16.
 GUMBEL_EXT_INLINE Part16 truncate(Part32 words) {
 #if defined(__AVX512F__)
   return (Part16)_mm512_cvtepi32_epi16((__m512i)words);
-#elif defined(__AVX2__)
-  return (Part16)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)words), _mm256_extracti128_si256((__m256i)words, 1));
 #else
-  return __builtin_convertvector(words, Part16);
+  return (Part16)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)words), _mm256_extracti128_si256((__m256i)words, 1));
 #endif
 }
 
 // A register's elements of a 16-bit T in the working precision, and back.
 template <typename T>
 GUMBEL_EXT_INLINE Part<Vec<float>> widen_part(Part16 bits) {
-  using Wide = Part<Vec<float>>;
   if constexpr (std::is_same_v<T, BFloat16>) {
-    return (Wide)(zero_extend(bits) << 16);
+    return (Part<Vec<float>>)(zero_extend(bits) << 16);
   } else {
     static_assert(std::is_same_v<T, Float16>);
 #if defined(__AVX512F__)
-    return (Wide)_mm512_cvtph_ps((__m256i)bits);
-#elif defined(__AVX2__) && defined(__F16C__)
-    return (Wide)_mm256_cvtph_ps((__m128i)bits);
-#else  // as widen() does it
-    typedef std::int32_t Signed __attribute__((vector_size(kRegisterBytes)));
-    const Part32 wide = zero_extend(bits), sign = (wide & 0x8000u) << 16, shifted = (wide & 0x7fffu) << 13;
-    const Part32 finite = (Part32)((Wide)shifted * 0x1p112f);
-    return (Wide)(((Signed)shifted >= 0x0f800000 ? shifted | 0x7f800000u : finite) | sign);
+    return (Part<Vec<float>>)_mm512_cvtph_ps((__m256i)bits);
+#else
+    return (Part<Vec<float>>)_mm256_cvtph_ps((__m128i)bits);
 #endif
   }
 }
@@ -64,44 +59,50 @@ GUMBEL_EXT_INLINE Part16 narrow_part(const Part<Vec<float>>& v) {
     static_assert(std::is_same_v<T, Float16>);
 #if defined(__AVX512F__)
     return (Part16)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
-#elif defined(__AVX2__) && defined(__F16C__)
-    return (Part16)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
 #else
-    Part16 bits;
-    for (int k = 0; k < kPartLanes<float>; ++k) {
-      T half;
-      narrow(v[k], half);
-      bits[k] = half.bits;
-    }
-    return bits;
+    return (Part16)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
 #endif
   }
 }
+#endif
 
-// The same from memory, for any T, and to memory, for floating-point ones.
+// kCount elements converted by arithmetic.
+template <int kCount, typename T, typename E>
+GUMBEL_EXT_INLINE void convert_some(T* out, const E* in) {
+#pragma omp simd
+  for (int k = 0; k < kCount; ++k) narrow(widen(in[k]), out[k]);
+}
+
+// A register's elements in the working precision from memory, for any T, and to memory, for floating-point ones.
 template <typename T>
 GUMBEL_EXT_INLINE Part<Vec<Compute<T>>> load_wide(const T* in) {
   using C = Compute<T>;
-  if constexpr (std::is_same_v<T, C>) {
-    return load_part(in);
-  } else if constexpr (sizeof(T) == sizeof(std::uint16_t)) {
+  if constexpr (std::is_same_v<T, C>) return load_part(in);
+#if defined(__AVX2__)
+  if constexpr (sizeof(T) == sizeof(std::uint16_t)) {
     Part16 bits;
     __builtin_memcpy(&bits, in, sizeof bits);
     return widen_part<T>(bits);
-  } else {
-    C lanes[kPartLanes<C>];
-#pragma omp simd
-    for (int k = 0; k < kPartLanes<C>; ++k) lanes[k] = widen(in[k]);
-    return load_part(lanes);
   }
+#endif
+  C lanes[kPartLanes<C>];
+  convert_some<kPartLanes<C>>(lanes, in);
+  return load_part(lanes);
 }
 template <typename T>
 GUMBEL_EXT_INLINE void store_narrow(T* out, const Part<Vec<Compute<T>>>& v) {
-  if constexpr (std::is_same_v<T, Compute<T>>) {
+  using C = Compute<T>;
+  if constexpr (std::is_same_v<T, C>) {
     __builtin_memcpy(out, &v, sizeof v);
   } else {
+#if defined(__AVX2__)
     const Part16 bits = narrow_part<T>(v);
     __builtin_memcpy(out, &bits, sizeof bits);
+#else
+    C lanes[kPartLanes<C>];
+    __builtin_memcpy(lanes, &v, sizeof lanes);
+    convert_some<kPartLanes<C>>(out, lanes);
+#endif
   }
 }
 
@@ -115,7 +116,8 @@ GUMBEL_EXT_INLINE Vec<Compute<T>> widen_vector(const T* in) {
     return load_wide(in);
   } else {
     C lanes[kLanes<C>];
-    for (int k = 0; k < kLanes<C>; k += kPartLanes<C>) {
+    if constexpr (!kConvertsRegisters) convert_some<kLanes<C>>(lanes, in);
+    for (int k = 0; k < kLanes<C> && kConvertsRegisters; k += kPartLanes<C>) {
       const auto part = load_wide(in + k);
       __builtin_memcpy(lanes + k, &part, sizeof part);
     }
@@ -125,10 +127,15 @@ GUMBEL_EXT_INLINE Vec<Compute<T>> widen_vector(const T* in) {
 template <typename T>
 GUMBEL_EXT_INLINE void narrow_vector(T* out, const Vec<Compute<T>>& v) {
   using C = Compute<T>;
-  if constexpr (std::is_same_v<T, C>)
+  if constexpr (std::is_same_v<T, C>) {
     store(out, v);
-  else
+  } else if constexpr (kConvertsRegisters) {
     for (int k = 0; k < kLanes<C>; k += kPartLanes<C>) store_narrow(out + k, part_of(v, k * sizeof(C)));
+  } else {
+    C lanes[kLanes<C>];
+    store(lanes, v);
+    convert_some<kLanes<C>>(out, lanes);
+  }
 }
 
 // Lanes [from, from + n) of a vector from, and to, elements of T of which the first lane's would be at `in`, or `out`.
@@ -176,8 +183,13 @@ GUMBEL_EXT_INLINE void map_row(T* out, std::int64_t n, Op op, const E*... in) {
 
 // out[k] = in[k], wider or narrower.
 template <typename T, typename E>
-GUMBEL_EXT_INLINE void convert_row(T* out, const E* in, std::int64_t n) {
-  map_row(out, n, [](auto v) __attribute__((always_inline)) { return v; }, in);
+GUMBEL_EXT_INLINE void convert_row(T* __restrict out, const E* __restrict in, std::int64_t n) {
+  if constexpr (kConvertsRegisters) {
+    map_row(out, n, [](auto v) __attribute__((always_inline)) { return v; }, in);
+    return;
+  }
+#pragma omp simd
+  for (std::int64_t k = 0; k < n; ++k) narrow(widen(in[k]), out[k]);
 }
 
 // out[k] = in[k] * factor.

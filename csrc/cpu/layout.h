@@ -106,7 +106,7 @@ constexpr int kLongVectors = 8;
 template <typename T>
 GUMBEL_EXT_INLINE bool stays(const Rows& rows, std::int64_t n) {
   using C = Compute<T>;
-  return rows.class_stride == 1 && (std::is_same_v<T, C> || n >= kLongVectors * kLanes<C>);
+  return rows.class_stride == 1 && (std::is_same_v<T, C> || (kConvertsRegisters && n >= kLongVectors * kLanes<C>));
 }
 
 // Rows [first, first + rows) x classes [begin, begin + n): pointers into the tensor itself, whose elements are T, if
