@@ -116,10 +116,13 @@ GUMBEL_EXT_INLINE Vec<Compute<T>> widen_vector(const T* in) {
     return load_wide(in);
   } else {
     C lanes[kLanes<C>];
-    if constexpr (!kConvertsRegisters) convert_some<kLanes<C>>(lanes, in);
-    for (int k = 0; k < kLanes<C> && kConvertsRegisters; k += kPartLanes<C>) {
-      const auto part = load_wide(in + k);
-      __builtin_memcpy(lanes + k, &part, sizeof part);
+    if constexpr (kConvertsRegisters) {
+      for (int k = 0; k < kLanes<C>; k += kPartLanes<C>) {
+        const auto part = load_wide(in + k);
+        __builtin_memcpy(lanes + k, &part, sizeof part);
+      }
+    } else {
+      convert_some<kLanes<C>>(lanes, in);
     }
     return load(lanes);
   }

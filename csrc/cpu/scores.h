@@ -75,11 +75,9 @@ GUMBEL_EXT_INLINE void fill_words(const Noise& noise, const Tile& tile, std::uin
                                   Meanwhile meanwhile = Meanwhile()) {
   const std::int64_t quads = tile.noise_stride() / kPhiloxWords;
   const std::uint64_t first_quad = static_cast<std::uint64_t>(tile.begin / kPhiloxWords);
-  if (tile.rows == 1 || quads % kPhiloxLanes == 0) {
-    const std::int64_t run = noise.row_seeds ? 1 : tile.rows;
-    for (std::int64_t r = 0; r < tile.rows; r += run)
-      philox_fill_rows(buffers.words + r * tile.noise_stride(), run, quads, first_quad, draw,
-                       counter_row_of(noise, tile.first_row + r), seed_of(noise, tile.first_row + r), meanwhile);
+  if (tile.rows == 1 || (!noise.row_seeds && quads % kPhiloxLanes == 0)) {
+    philox_fill_rows(buffers.words, tile.rows, quads, first_quad, draw, counter_row_of(noise, tile.first_row),
+                     seed_of(noise, tile.first_row), meanwhile);
     return;
   }
   std::int64_t i = 0;

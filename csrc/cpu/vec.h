@@ -182,20 +182,11 @@ GUMBEL_EXT_INLINE void store_some(C* p, Vec<C> v, std::int64_t from, std::int64_
   for (std::int64_t i = from; i < from + n; ++i) p[i] = v[i];
 #endif
 }
+
 // The lanes of v and w, of which each is zero in one of them.
 template <typename C>
 GUMBEL_EXT_INLINE Vec<C> unite(const Vec<C>& v, const Vec<C>& w) {
   return (Vec<C>)((VecMask<C>)v | (VecMask<C>)w);
-}
-
-// The first n lanes.
-template <typename C>
-GUMBEL_EXT_INLINE Vec<C> load_first(const C* p, std::int64_t n) {
-  return load_some(p, 0, n);
-}
-template <typename C>
-GUMBEL_EXT_INLINE void store_first(C* p, Vec<C> v, std::int64_t n) {
-  store_some(p, v, 0, n);
 }
 
 // Lanes from `n` on replaced by `filler`.
