@@ -61,15 +61,20 @@ GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& ti
   }
 }
 
-// The tile's logits less their shift over their temperature; as they are where that is 1 or 0.
+// The tile's logits less their shift over their temperature.
 template <typename T>
 GUMBEL_EXT_INLINE void divide_rows(const IndexJob& job, const Tile& tile, Buffers<Compute<T>>& buffers) {
   using C = Compute<T>;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const C t = clamp_temperature<C>(job.temperature[tile.first_row + r]), shift = static_cast<C>(job.shift);
-    if ((t == C(1) && shift == C(0)) || t == C(0)) continue;
+    const Quotient<C> quotient(job.temperature[tile.first_row + r], job.shift);
+    if (quotient.changes_nothing()) continue;
     C* out = buffers.writable_row(r, padded<C>(tile.width));
     buffers.template read_row<T>(r, [&](const auto* in) __attribute__((always_inline)) {
+      if (quotient.is_extreme) {
+        for (std::int64_t k = 0; k < tile.width; ++k) out[k] = quotient(widen(in[k]));
+        return;
+      }
+      const C shift = quotient.shift, t = quotient.temperature;
 #pragma omp simd
       for (std::int64_t k = 0; k < tile.width; ++k) out[k] = (widen(in[k]) - shift) / t;
     });

@@ -8,43 +8,41 @@
 
 namespace gumbel_ext::cuda {
 
-// The row's scores: logits, less `shift`, over the temperature.
+// A row's quotients, exact and about: within the slack of WordLimit, or not finite.
 template <typename C>
-struct Quotient {
-  C temperature, inverse, shift;
-  bool noisy;
+struct RowQuotient : Quotient<C> {
+  C inverse;
 
-  __device__ __forceinline__ explicit Quotient(double t)
-      : temperature(clamp_temperature<C>(t)), inverse(C(1) / temperature), shift(0), noisy(t != 0) {
+  __device__ __forceinline__ explicit RowQuotient(double t, double shift = 0) : Quotient<C>(t, shift) {
+    inverse = this->is_extreme ? C(__builtin_nanf("")) : C(1) / this->temperature;
   }
   __device__ __forceinline__ C exact(C logit) const {
-    return temperature == C(1) || !noisy ? logit - shift : (logit - shift) / temperature;
+    return this->changes_nothing() ? logit : (*this)(logit);
   }
-  // Within the slack of WordLimit, or not finite.
   __device__ __forceinline__ C about(C logit) const {
-    return (logit - shift) * inverse;
+    return (logit - this->shift) * inverse;
   }
 };
 
 // Whether any of a thread's classes could reach `best`.
 template <int kClasses>
 __device__ __forceinline__ bool may_win(const float (&logits)[kClasses], const PhiloxWords (&words)[kClasses / 4],
-                                        const Quotient<float>& quotient, float best_offset) {
+                                        const RowQuotient<float>& quotient, float best_offset) {
   bool hit = false;
 #pragma unroll
   for (int i = 0; i < kClasses; ++i)
-    hit |= !quotient.noisy ||
+    hit |= !quotient.is_noisy() ||
            !(log2_of_word(words[i / 4].word[i % 4]) > WordLimit::limit(quotient.about(logits[i]), best_offset));
   return hit;
 }
 
 // Four classes, from position `first` of a span of `count`.
 template <typename C>
-__device__ __forceinline__ void try_classes(Winner<C>& best, const C* logits, const Quotient<C>& quotient,
+__device__ __forceinline__ void try_classes(Winner<C>& best, const C* logits, const RowQuotient<C>& quotient,
                                             const C (&noise)[kPhiloxWords], int first, int count) {
 #pragma unroll
   for (int i = 0; i < kPhiloxWords; ++i) {
-    const C score = quotient.exact(logits[i]) + (quotient.noisy ? noise[i] : C(0));
+    const C score = quotient.exact(logits[i]) + (quotient.is_noisy() ? noise[i] : C(0));
     if (first + i < count && beats(score, best.score)) best = {score, first + i};
   }
 }
@@ -56,7 +54,7 @@ struct Search {
   float best_offset = WordLimit::offset(-__builtin_inff());
 
   template <int kClasses>
-  __device__ __forceinline__ void pack(const C (&logits)[kClasses], const Quotient<C>& quotient, const NoiseKey& key,
+  __device__ __forceinline__ void pack(const C (&logits)[kClasses], const RowQuotient<C>& quotient, const NoiseKey& key,
                                        int first, int count, std::uint32_t draw) {
     PhiloxWords words[kClasses / kPhiloxWords];
 #pragma unroll
@@ -75,7 +73,7 @@ struct Search {
     }
   }
   template <int kClasses>
-  __device__ __forceinline__ void pack_without_noise(const C (&logits)[kClasses], const Quotient<C>& quotient,
+  __device__ __forceinline__ void pack_without_noise(const C (&logits)[kClasses], const RowQuotient<C>& quotient,
                                                      int first, int count) {
     const C none[kPhiloxWords] = {};
 #pragma unroll
@@ -91,9 +89,9 @@ constexpr int kLoads = 2;
 template <typename T, int kDraws, typename Team, int kClasses>
 __device__ __forceinline__ void search_span(Winner<Compute<T>> (&best)[kDraws], const Scores& scores,
                                             const Span<Team, kClasses>& span, int length,
-                                            const Quotient<Compute<T>>& quotient, std::int64_t first_draw) {
+                                            const RowQuotient<Compute<T>>& quotient, std::int64_t first_draw) {
   using C = Compute<T>;
-  const bool noisy = __any_sync(kAllLanes, scores.noise.on && quotient.noisy);
+  const bool noisy = __any_sync(kAllLanes, scores.noise.on && quotient.is_noisy());
   const NoiseKey key(scores.noise, span.row, span.begin);
   const Logits<T, kClasses> row(scores, span.row, span.begin);
   Search<Team::kLanes, C> searches[kDraws];
@@ -165,7 +163,7 @@ __global__ void __launch_bounds__(kIndexThreads, index_min_blocks<T, Team, kDraw
     const auto span = row_parts.span(team, shape, by_draw.quotient * team.rows(), part);
     const double temperature = temperature_of(job.temperature, span.row, /*may_be_zero=*/true);
     Winner<C> best[kDraws];
-    search_span<T>(best, job.scores, span, row_parts.length(part), Quotient<C>(temperature), first_draw);
+    search_span<T>(best, job.scores, span, row_parts.length(part), RowQuotient<C>(temperature), first_draw);
     if (team.rank() != 0 || by_draw.quotient * team.rows() + team.row() >= shape.rows) continue;
 #pragma unroll
     for (int d = 0; d < kDraws; ++d) {
@@ -204,7 +202,7 @@ __global__ void __launch_bounds__(kIndexThreads, 2)
   const Shape& shape = job.scores.shape;
   const Parts<T, BlockTeam> row_parts(shape.classes, parts);
   const std::int64_t results = shape.rows * job.draws;
-  const auto search = [&](std::int64_t row, const Quotient<C>& quotient, std::int64_t draw) {
+  const auto search = [&](std::int64_t row, const RowQuotient<C>& quotient, std::int64_t draw) {
     Best best{-__builtin_inf(), shape.classes};
     for (std::int64_t part = 0; part < parts; ++part) {
       const auto span = row_parts.span(team, shape, row, part);
@@ -222,10 +220,9 @@ __global__ void __launch_bounds__(kIndexThreads, 2)
       const int next = team.combine(is_marked ? team.rank() : team.size(), lower);
       if (next == team.size()) break;
       const Division at = divide(base + next, job.draws);
-      Quotient<C> quotient(job.temperature[at.quotient]);
-      const Best largest = search(at.quotient, Quotient<C>(0), 0);
-      if (!is_undefined(largest.score)) quotient.shift = static_cast<C>(largest.score);
-      const Best best = search(at.quotient, quotient, at.remainder);
+      const Best largest = search(at.quotient, RowQuotient<C>(0), 0);
+      const double shift = is_undefined(largest.score) ? 0 : largest.score;
+      const Best best = search(at.quotient, RowQuotient<C>(job.temperature[at.quotient], shift), at.remainder);
       if (team.rank() == next) job.out[mine] = best.index;
       from = next + 1;
     }
