@@ -21,25 +21,42 @@ inline Element element_of(const at::Tensor& tensor) {
   }
 }
 
-// The rows of `tensor` along `dim`, its other dimensions merged where their strides allow.
-inline Rows rows_of(const at::Tensor& tensor, std::int64_t dim) {
-  Rows rows;
-  rows.data = tensor.data_ptr();
-  rows.class_stride = tensor.dim() > 0 && tensor.size(dim) > 1 ? tensor.stride(dim) : 1;
-  for (std::int64_t d = 0; d < tensor.dim(); ++d) {
-    const std::int64_t size = tensor.size(d), stride = tensor.stride(d);
+// The strides of a tensor's dimensions but `dim`, merged where possible.
+inline RowStrides merged_strides(at::IntArrayRef sizes, at::IntArrayRef strides, std::int64_t dim) {
+  RowStrides rows;
+  for (std::int64_t d = 0; d < std::int64_t(sizes.size()); ++d) {
+    const std::int64_t size = sizes[d], stride = strides[d];
     if (d == dim || size == 1) continue;
     if (rows.ndim > 0 && rows.stride[rows.ndim - 1] == size * stride) {
       rows.size[rows.ndim - 1] *= size;
       rows.stride[rows.ndim - 1] = stride;
     } else {
       TORCH_CHECK_NOT_IMPLEMENTED(rows.ndim < kMaxDims, "gumbel_ext: expected at most ", kMaxDims,
-                                  " dimensions that lie apart in memory, got a tensor of shape ", tensor.sizes(),
-                                  " and strides ", tensor.strides());
+                                  " dimensions that lie apart in memory, got a tensor of shape ", sizes,
+                                  " and strides ", strides);
       rows.size[rows.ndim] = size;
       rows.stride[rows.ndim++] = stride;
     }
   }
+  return rows;
+}
+
+// The rows of `tensor` along `dim`.
+inline Rows rows_of(const at::Tensor& tensor, std::int64_t dim) {
+  Rows rows{merged_strides(tensor.sizes(), tensor.strides(), dim)};
+  rows.data = tensor.data_ptr();
+  rows.class_stride = tensor.dim() > 0 && tensor.size(dim) > 1 ? tensor.stride(dim) : 1;
+  return rows;
+}
+
+// How the noise numbers the rows along `dim` of a tensor of these sizes: `numbers` holds the first row's, and a stride
+// for each dimension.
+inline RowNumbers row_numbers(at::IntArrayRef sizes, std::int64_t dim, const at::OptionalSymIntArrayRef& numbers) {
+  if (!numbers.has_value()) return {};
+  const at::IntArrayRef given = C10_AS_INTARRAYREF_SLOW(*numbers);
+  RowNumbers rows{false, given.front(), merged_strides(sizes, given.slice(1), dim)};
+  rows.in_order =
+      rows.first == 0 && (rows.strides.ndim == 0 || (rows.strides.ndim == 1 && rows.strides.stride[0] == 1));
   return rows;
 }
 

@@ -44,17 +44,13 @@ GUMBEL_EXT_INLINE Division divide(std::int64_t a, std::int64_t b) {
   return {x / y, x % y};
 }
 
-// Rows of a tensor of any strides; class k of row r is data[offset(r) + k * class_stride].
-struct Rows {
-  void* data = nullptr;
-  std::int64_t class_stride = 0;
-  int ndim = 0;  // of the dimensions other than the classes', outermost first, merged where possible
+// A number for each row: the sum of its index times its stride, over the dimensions other than the classes', outermost
+// first, merged where possible.
+struct RowStrides {
+  int ndim = 0;
   std::int64_t size[kMaxDims];
   std::int64_t stride[kMaxDims];
 
-  GUMBEL_EXT_INLINE explicit operator bool() const {
-    return data != nullptr;
-  }
   GUMBEL_EXT_INLINE std::int64_t offset(std::int64_t row) const {
     std::int64_t result = 0;
     for (int d = ndim - 1; d > 0; --d) {
@@ -66,12 +62,33 @@ struct Rows {
   }
 };
 
+// Rows of a tensor of any strides; class k of row r is data[offset(r) + k * class_stride].
+struct Rows : RowStrides {
+  void* data = nullptr;
+  std::int64_t class_stride = 0;
+
+  GUMBEL_EXT_INLINE explicit operator bool() const {
+    return data != nullptr;
+  }
+};
+
 // The state of a generator while a CUDA graph is captured: known only when the graph runs. The seed of a call is
 // generator_seed(*seed, *offset + offset_in_graph).
 struct CapturedState {
   const std::int64_t* seed = nullptr;
   const std::int64_t* offset = nullptr;
   std::uint64_t offset_in_graph = 0;
+};
+
+// The row of the noise's counter: as rows are numbered, or, of a part of a larger whole, as they are numbered there.
+struct RowNumbers {
+  bool in_order = true;
+  std::int64_t first = 0;
+  RowStrides strides;
+
+  GUMBEL_EXT_INLINE std::uint64_t operator[](std::int64_t row) const {
+    return static_cast<std::uint64_t>(in_order ? row : first + strides.offset(row));
+  }
 };
 
 // Where the noise comes from: one seed (or a captured state) and the row's number, or a seed for each row (and
@@ -81,6 +98,11 @@ struct Noise {
   std::uint64_t seed = 0;
   const std::int64_t* row_seeds = nullptr;
   CapturedState captured;
+  RowNumbers numbers;
+
+  GUMBEL_EXT_INLINE std::uint64_t counter_row(std::int64_t row) const {
+    return row_seeds ? 0 : numbers[row];
+  }
 };
 
 // A positive number for all rows, or one for each.
@@ -142,11 +164,19 @@ struct BackwardJob {
   double* grad_tau = nullptr;  // one a row, or none
 };
 
+GUMBEL_EXT_INLINE Noise& noise_of(NoiseJob& job) {
+  return job.noise;
+}
+template <typename Job>
+GUMBEL_EXT_INLINE Noise& noise_of(Job& job) {
+  return job.scores.noise;
+}
+
 // One tile of one row, after the first pass over it; or all the row's tiles, combined.
 struct TileStats {
   double max;      // of the scores; NaN where the tile holds one
-  double sum;      // forward: of the exponentials relative to max; backward: of p * grad
-  double log_sum;  // backward: of p * (grad - sum) * log(p)
+  double sum;      // forward: of the exponentials relative to max; backward: of p * grad / 2
+  double log_sum;  // backward: of what the classes add to tau's gradient
   std::int64_t argmax;
 };
 

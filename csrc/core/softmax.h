@@ -23,10 +23,8 @@ struct ExponentScale {
   C lowest;          // h below this underflows to zero
   bool is_extreme;   // tau so small that scale leaves the working precision: h has to be enlarged first
 
-  GUMBEL_EXT_INLINE explicit ExponentScale(double tau) : tau(tau) {
+  GUMBEL_EXT_INLINE explicit ExponentScale(double tau) : tau(tau), is_extreme(is_extreme_tau(tau)) {
     constexpr double kLog2EHigh = 0x1.71547652b82fep+0, kLog2ELow = 0x1.777d0ffda0d24p-56;
-    constexpr double kLargest = sizeof(C) == 4 ? 0x1p120 : 0x1p1010;
-    is_extreme = !(2 * kLog2EHigh / tau < kLargest);
     if (is_extreme) tau = tau * kEnlarge * kEnlarge;
     const double quotient = 2 * kLog2EHigh / tau, high = quotient < kLargest ? quotient : kLargest;
     const double low = (fused_multiply_add(-high, tau, 2 * kLog2EHigh) + 2 * kLog2ELow) / tau;
@@ -35,21 +33,27 @@ struct ExponentScale {
     const double bound = FloatTraits<C>::kExp2Lowest / high;
     lowest = bound < -static_cast<double>(FloatTraits<C>::kLargest) ? -FloatTraits<C>::kLargest : static_cast<C>(bound);
   }
+  GUMBEL_EXT_INLINE static bool is_extreme_tau(double tau) {
+    return !(tau > 4 / kLargest);
+  }
 
   // exp(score / tau - max / tau) * 2^kExp2Shift; exactly 0 where the score was -infinity.
   GUMBEL_EXT_INLINE C operator()(C h) const {
     return softmax_exponential(h, scale, lowest);
   }
-  // What h becomes where `is_extreme`; what it loses to -infinity was 0 to begin with.
-  GUMBEL_EXT_INLINE C enlarge(C h) const {
-    return h * static_cast<C>(kEnlarge) * static_cast<C>(kEnlarge);
+  // h of score - max, where `is_extreme`. Not of halves, which would lose the last bit of a subnormal number; what
+  // overflows to -infinity has an exponential of 0 anyway.
+  GUMBEL_EXT_INLINE static C enlarge(C difference) {
+    return difference * static_cast<C>(kEnlarge) * static_cast<C>(kEnlarge / 2);
   }
   // exp((score - max) / tau)
   GUMBEL_EXT_INLINE double relative(double score, double max) const {
-    return exponential((score / 2 - max / 2) / tau * 2);
+    const double difference = score - max;
+    return exponential(difference - difference == 0 ? difference / tau : (score / 2 - max / 2) / tau * 2);
   }
 
  private:
+  static constexpr double kLargest = sizeof(C) == 4 ? 0x1p120 : 0x1p1010;
   static constexpr double kEnlarge = sizeof(C) == 4 ? 0x1p125 : 0x1p500;
 };
 

@@ -1,7 +1,7 @@
-// The backward row kernel, softmax's vector-Jacobian product: dx = p * (dy - <p, dy>) / tau, and
-// dtau = -(1 / tau) * sum_k p_k (dy_k - <p, dy>) log p_k.
+// The backward row kernel: softmax's vector-Jacobian product (core/gradient.h).
 #pragma once
 
+#include "../core/gradient.h"
 #include "lanes.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
@@ -25,7 +25,18 @@ GUMBEL_EXT_INLINE void stage_backward(const BackwardJob& job, const Tile& tile, 
   with_element(C{});
 }
 
-// stats[r].sum = <p, dy> over the tile.
+// <p, dy> / 2 over n classes, `step` apart, of which the usual sum is given: taken again of halves, in double, where
+// that is not finite.
+template <typename E>
+GUMBEL_EXT_INLINE double half_dot(double sum, const E* p, const E* dy, std::int64_t n, std::int64_t step) {
+  if (sum - sum == 0) return sum / 2;
+  sum = 0;
+  for (std::int64_t k = 0; k < n * step; k += step)
+    sum += static_cast<double>(widen(p[k])) * (static_cast<double>(widen(dy[k])) / 2);
+  return sum;
+}
+
+// stats[r].sum = <p, dy> / 2 over the tile.
 template <typename E>
 GUMBEL_EXT_INLINE void dot_rows(const Tile& tile, const Buffers<Compute<E>>& buffers, TileStats* stats) {
   using C = Compute<E>;
@@ -38,48 +49,38 @@ GUMBEL_EXT_INLINE void dot_rows(const Tile& tile, const Buffers<Compute<E>>& buf
         return !may_be_last || chunk < whole ? widen_vector(p) * widen_vector(dy)
                                              : widen_lanes(p, rest) * widen_lanes(dy, rest);
       },
-      [&](std::int64_t r, double sum) __attribute__((always_inline)) { stats[r].sum = sum; });
-}
-
-// p * (dy - mean) / tau; zero where p is, also where dy - mean overflows.
-struct Gradient {
-  template <typename V>
-  GUMBEL_EXT_INLINE V operator()(V p, V dy, V mean, V inverse_tau) const {
-    const V product = p * (dy - mean) * inverse_tau;
-    return p == V{} ? V{} : product;
-  }
-};
-
-// 1 / tau, but finite: it may meet a zero.
-template <typename C>
-GUMBEL_EXT_INLINE C finite_inverse(double tau) {
-  const double inverse = 1 / tau, largest = static_cast<double>(FloatTraits<C>::kLargest);
-  return static_cast<C>(inverse < largest ? inverse : largest);
+      [&](std::int64_t r, double sum) __attribute__((always_inline)) {
+        const auto *p = static_cast<const E*>(buffers.rows[r]), *dy = static_cast<const E*>(buffers.second_rows[r]);
+        stats[r].sum = half_dot(sum, p, dy, tile.width, 1);
+      });
 }
 
 template <typename T, typename E>
-GUMBEL_EXT_INLINE void gradient_row(T* dx, const E* p, const E* dy, std::int64_t n, Compute<T> mean,
-                                    Compute<T> inverse_tau) {
-  const auto means = part_of(broadcast(mean), 0), inverse_taus = part_of(broadcast(inverse_tau), 0);
+GUMBEL_EXT_INLINE void gradient_row(T* dx, const E* p, const E* dy, std::int64_t n, double half_dot, double tau) {
+  using C = Compute<T>;
+  if (is_extreme_for_gradient<C>(tau)) {
+    const ExtremeGradient<C> gradient(half_dot, tau);
+    for (std::int64_t k = 0; k < n; ++k) narrow(gradient(widen(p[k]), widen(dy[k])), dx[k]);
+    return;
+  }
+  const auto half_dots = part_of(broadcast(static_cast<C>(half_dot)), 0);
+  const auto factors = part_of(broadcast(static_cast<C>(2 / tau)), 0);
   const auto gradient = [=](auto p, auto dy)
-                            __attribute__((always_inline)) { return Gradient()(p, dy, means, inverse_taus); };
+                            __attribute__((always_inline)) { return GradientOfLogit()(p, dy, half_dots, factors); };
   map_row(dx, n, gradient, p, dy);
 }
 
-// sum_k p[k] * (dy[k] - mean) * log(p[k]).
+// The sum of what the classes add to tau's gradient.
 template <typename C>
-GUMBEL_EXT_INLINE double log_sum_row(C* scratch, const C* p, const C* dy, std::int64_t n, C mean) {
+GUMBEL_EXT_INLINE double log_sum_row(C* scratch, const C* p, const C* dy, std::int64_t n, C half_dot) {
 #pragma omp simd
-  for (std::int64_t k = 0; k < n; ++k) {
-    const C positive = p[k] < FloatTraits<C>::kSmallestNormal ? C(1) : p[k];  // p log p goes to 0 with p
-    scratch[k] = p[k] * (dy[k] - mean) * log_positive(positive);
-  }
+  for (std::int64_t k = 0; k < n; ++k) scratch[k] = tau_gradient_term(p[k], dy[k], half_dot);
   double sum = 0;
   for (std::int64_t k = 0; k < n; ++k) sum += static_cast<double>(scratch[k]);
   return sum;
 }
 
-// The gradients of the tile's rows, given each row's <p, dy>.
+// The gradients of the tile's rows, given each row's <p, dy> / 2.
 template <typename T, typename E, typename RowDot>
 GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers,
                                        TileStats* stats, RowDot row_dot) {
@@ -87,15 +88,13 @@ GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile,
   const bool in_place = job.grad_logits.data == job.relaxed.data;
   const RowSink<T> sink = tile.sink<T>(job.grad_logits ? job.grad_logits : job.relaxed, buffers.scores, in_place);
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const C mean = static_cast<C>(row_dot(r));
-    const C inverse_tau = finite_inverse<C>(job.tau[tile.first_row + r]);
+    const double half_dot = row_dot(r), tau = job.tau[tile.first_row + r];
     const E *p = static_cast<const E*>(buffers.rows[r]), *dy = static_cast<const E*>(buffers.second_rows[r]);
     // dx may be written over p, so it comes last.
     if constexpr (std::is_same_v<E, C>)
-      if (job.grad_tau) stats[r].log_sum = log_sum_row(buffers.noise, p, dy, tile.width, mean);
+      if (job.grad_tau) stats[r].log_sum = log_sum_row(buffers.noise, p, dy, tile.width, static_cast<C>(half_dot));
     if (job.grad_logits)
-      sink.row(
-          r, [&](auto* dx) __attribute__((always_inline)) { gradient_row(dx, p, dy, tile.width, mean, inverse_tau); });
+      sink.row(r, [&](auto* dx) __attribute__((always_inline)) { gradient_row(dx, p, dy, tile.width, half_dot, tau); });
   }
   if (job.grad_logits) sink.finish();
 }
@@ -108,21 +107,21 @@ GUMBEL_EXT_NOINLINE void backward_lanes(const BackwardJob& job, const Tile& tile
   C *const p = buffers.staged, *const dy = buffers.second_staged;
   load_lanes<kRows, C, T>(p, job.relaxed, tile);
   load_lanes<kRows, C, T>(dy, job.grad, tile);
-  C mean[kRows], inverse_tau[kRows];
-  const C common = finite_inverse<C>(job.tau.value);
+  C half_dots[kRows], factors[kRows];
   for (int first = 0; first < kRows; first += kLane) {
     double sum[kLane];
     sum_lanes<C>(tile.width, [&](std::int64_t k) __attribute__((always_inline)) {
       return load(p + k * kRows + first) * load(dy + k * kRows + first);
     }).store(sum);
-    for (int j = 0; j < kLane; ++j) {
-      mean[first + j] = static_cast<C>(sum[j]);
-      inverse_tau[first + j] = job.tau.rows ? finite_inverse<C>(job.tau.rows[tile.first_row + first + j]) : common;
+    for (int j = first; j < first + kLane; ++j) {
+      half_dots[j] = static_cast<C>(half_dot(sum[j - first], p + j, dy + j, tile.width, kRows));
+      factors[j] = static_cast<C>(2 / job.tau[tile.first_row + j]);
     }
   }
   store_lanes<kRows, T>(job.grad_logits, tile, [&](std::int64_t k, std::int64_t first) __attribute__((always_inline)) {
     const C *some_p = p + k * kRows + first, *some_dy = dy + k * kRows + first;
-    return by_parts<Vec<C>>(Gradient(), load(some_p), load(some_dy), load(mean + first), load(inverse_tau + first));
+    return by_parts<Vec<C>>(GradientOfLogit(), load(some_p), load(some_dy), load(half_dots + first),
+                            load(factors + first));
   });
 }
 
@@ -131,7 +130,8 @@ void backward_tile(const BackwardJob& job, const GroupState& group, std::int64_t
   using C = Compute<T>;
   Tile tile(job.shape, group, tile_index);
   Buffers<C> buffers(job.shape, workspace);
-  if (belongs_in_lanes<C>(job.relaxed, job.shape.classes, 0) && !job.grad_tau) {
+  const bool is_extreme = any_row(job.tau, tile, [](double tau) { return is_extreme_for_gradient<C>(tau); });
+  if (belongs_in_lanes<C>(job.relaxed, job.shape.classes, 0) && !job.grad_tau && !is_extreme) {
     for_lane_blocks<C>(tile, job.relaxed, [&](const Tile& block, auto rows) __attribute__((always_inline)) {
       backward_lanes<rows, T>(job, block, buffers);
     });

@@ -15,11 +15,11 @@ GUMBEL_EXT_INLINE void exponentials(C* __restrict values, std::int64_t n, const 
   for (std::int64_t k = 0; k < n; ++k) values[k] = local(values[k]);
 }
 
-// values[k] = values[k] / 2 - max / 2, over whole vectors.
+// values[k] = values[k] * factor - max * factor, over whole vectors.
 template <typename C>
-GUMBEL_EXT_INLINE void subtract_max(C* values, std::int64_t n, C max) {
-  const C half_max = C(0.5) * max;
-  for (std::int64_t k = 0; k < n; k += kLanes<C>) store(values + k, load(values + k) * C(0.5) - half_max);
+GUMBEL_EXT_INLINE void subtract_max(C* values, std::int64_t n, C max, C factor) {
+  const C scaled_max = factor * max;
+  for (std::int64_t k = 0; k < n; k += kLanes<C>) store(values + k, load(values + k) * factor - scaled_max);
 }
 
 // one_hot(index) for the tile's rows, NaN where a row is undefined; best(r) is a row's maximum and argmax.
@@ -75,7 +75,8 @@ struct RowScorer {
     stats[r] = {static_cast<double>(max), 0, 0, tile.begin};
     if (is_undefined(stats[r].max)) return;
     if (job.one_hot) stats[r].argmax += find_first(row, tile.width, max);
-    subtract_max(row, padded<C>(tile.width), max);
+    const bool is_extreme = ExponentScale<C>::is_extreme_tau(job.tau[tile.first_row + r]);
+    subtract_max(row, padded<C>(tile.width), max, is_extreme ? C(1) : C(0.5));
   }
 
   // A block of short rows, from row `first` on, their maxima at once.
@@ -127,15 +128,6 @@ GUMBEL_EXT_INLINE Compute<T>* tile_values(const ForwardJob& job, const GroupStat
   return reinterpret_cast<C*>(element<T>(job.relaxed, group.first_row, tile * kTileClasses));
 }
 
-// Whether a row's tau asks for scores that are enlarged first.
-template <typename C>
-GUMBEL_EXT_INLINE bool any_extreme(const RowScalar& tau, const Tile& tile) {
-  if (!tau.rows) return ExponentScale<C>(tau.value).is_extreme;
-  for (std::int64_t r = 0; r < tile.rows; ++r)
-    if (ExponentScale<C>(tau[tile.first_row + r]).is_extreme) return true;
-  return false;
-}
-
 template <typename T>
 void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t tile_index, Workspace workspace) {
   using C = Compute<T>;
@@ -145,7 +137,8 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
   // Without noise nothing is asked for beforehand: where registers are long, rows one after the other are soon faster.
   const bool long_registers = kRegisterBytes == kVecBytes;
   const int lane_vectors = long_registers && !job.scores.noise.on ? 1 : kShortVectors;
-  if (belongs_in_lanes<C>(job.scores.logits, shape.classes, lane_vectors) && !any_extreme<C>(job.tau, tile)) {
+  const bool is_extreme = any_row(job.tau, tile, ExponentScale<C>::is_extreme_tau);
+  if (belongs_in_lanes<C>(job.scores.logits, shape.classes, lane_vectors) && !is_extreme) {
     for_lane_blocks<C>(tile, job.scores.logits, [&](const Tile& block, auto rows) __attribute__((always_inline)) {
       forward_lanes<rows, T>(job, block, buffers);
     });

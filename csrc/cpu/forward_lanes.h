@@ -11,7 +11,7 @@ template <int kRows, typename C, typename Meanwhile>
 GUMBEL_EXT_INLINE void lane_noise(const Noise& noise, const Tile& tile, Buffers<C>& buffers, Meanwhile meanwhile) {
   const std::int64_t quads = tile.noise_stride() / kPhiloxWords, first_quad = tile.begin / kPhiloxWords;
   std::uint64_t rows[kRows];
-  for (int j = 0; j < kRows; ++j) rows[j] = counter_row_of(noise, tile.first_row + j);
+  for (int j = 0; j < kRows; ++j) rows[j] = noise.counter_row(tile.first_row + j);
   const auto* seeds = reinterpret_cast<const std::uint64_t*>(noise.row_seeds);
   with_round_keys(
       noise, [&](std::int64_t j) __attribute__((always_inline)) { return load_words(seeds + tile.first_row + j); },

@@ -46,11 +46,17 @@ struct Tile {
   }
 };
 
+// Whether that holds of any of the tile's temperatures.
+template <typename Holds>
+GUMBEL_EXT_INLINE bool any_row(const RowScalar& tau, const Tile& tile, Holds holds) {
+  if (!tau.rows) return holds(tau.value);
+  for (std::int64_t r = 0; r < tile.rows; ++r)
+    if (holds(tau.rows[tile.first_row + r])) return true;
+  return false;
+}
+
 GUMBEL_EXT_INLINE std::uint64_t seed_of(const Noise& noise, std::int64_t row) {
   return noise.row_seeds ? static_cast<std::uint64_t>(noise.row_seeds[row]) : noise.seed;
-}
-GUMBEL_EXT_INLINE std::uint64_t counter_row_of(const Noise& noise, std::int64_t row) {
-  return noise.row_seeds ? 0 : static_cast<std::uint64_t>(row);
 }
 
 // fill(keys_at), where keys_at(i) are the round keys of `noise` for the seeds that seeds_at(i) would load.
@@ -75,14 +81,14 @@ GUMBEL_EXT_INLINE void fill_words(const Noise& noise, const Tile& tile, std::uin
                                   Meanwhile meanwhile = Meanwhile()) {
   const std::int64_t quads = tile.noise_stride() / kPhiloxWords;
   const std::uint64_t first_quad = static_cast<std::uint64_t>(tile.begin / kPhiloxWords);
-  if (tile.rows == 1 || (!noise.row_seeds && quads % kPhiloxLanes == 0)) {
-    philox_fill_rows(buffers.words, tile.rows, quads, first_quad, draw, counter_row_of(noise, tile.first_row),
+  if (tile.rows == 1 || (!noise.row_seeds && noise.numbers.in_order && quads % kPhiloxLanes == 0)) {
+    philox_fill_rows(buffers.words, tile.rows, quads, first_quad, draw, noise.counter_row(tile.first_row),
                      seed_of(noise, tile.first_row), meanwhile);
     return;
   }
   std::int64_t i = 0;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const std::uint64_t row = counter_row_of(noise, tile.first_row + r), seed = seed_of(noise, tile.first_row + r);
+    const std::uint64_t row = noise.counter_row(tile.first_row + r), seed = seed_of(noise, tile.first_row + r);
     for (std::int64_t quad = 0; quad < quads; ++quad, ++i) {
       buffers.quads[i] = first_quad + quad;
       buffers.counter_rows[i] = row;
@@ -100,7 +106,7 @@ GUMBEL_EXT_INLINE void fill_words(const Noise& noise, const Tile& tile, std::uin
 template <typename C>
 GUMBEL_EXT_INLINE C tail_noise(const Noise& noise, std::int64_t row, std::int64_t cls, std::uint32_t draw,
                                std::uint32_t word) {
-  const PhiloxWords more = philox_words(seed_of(noise, row), counter_row_of(noise, row),
+  const PhiloxWords more = philox_words(seed_of(noise, row), noise.counter_row(row),
                                         static_cast<std::uint32_t>(cls / kPhiloxWords), draw + kTailDraw);
   return gumbel_tail<C>(word, more.word[cls % kPhiloxWords]);
 }

@@ -1,5 +1,4 @@
-// The backward row kernel, softmax's vector-Jacobian product: dx = p * (dy - <p, dy>) / tau, and
-// dtau = -(1 / tau) * sum_k p_k (dy_k - <p, dy>) log p_k.
+// The backward row kernel: softmax's vector-Jacobian product (core/gradient.h).
 //
 //   backward_rows   a team holds a row of p and of dy in registers
 //   backward_tiles, backward_combine, backward_finish, backward_tau
@@ -8,6 +7,7 @@
 // dx may lie over p: a thread reads what it writes, before it writes it.
 #pragma once
 
+#include "../core/gradient.h"
 #include "forward.cuh"
 
 namespace gumbel_ext::cuda {
@@ -28,54 +28,55 @@ struct Products {
       load_numbers<T>(dy[k], dy_row, span.first(k), span.count, C(0));
     }
   }
-  // The thread's share of <p, dy>.
-  __device__ __forceinline__ C dot() const {
+  // The thread's share of <p, dy> / 2; of halves where the usual sum is not finite.
+  __device__ __forceinline__ double half_dot() const {
+    const C sum = dot(C(1));
+    return sum - sum == 0 ? static_cast<double>(sum) / 2 : static_cast<double>(dot(C(0.5)));
+  }
+  __device__ __forceinline__ C dot(C factor) const {
     C sums[kPacks];
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       C products[kClasses];
 #pragma unroll
-      for (int i = 0; i < kClasses; ++i) products[i] = p[k][i] * dy[k][i];
+      for (int i = 0; i < kClasses; ++i) products[i] = p[k][i] * (dy[k][i] * factor);
       sums[k] = tree_sum<kClasses>(products);
     }
     return tree_sum<kPacks>(sums);
   }
-  // The thread's share of sum_k p_k (dy_k - mean) log p_k.
-  __device__ __forceinline__ C log_sum(C mean) const {
+  // The thread's share of what the classes add to tau's gradient.
+  __device__ __forceinline__ C log_sum(C half_dot) const {
     C sums[kPacks];
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       C terms[kClasses];
 #pragma unroll
-      for (int i = 0; i < kClasses; ++i) {
-        const C positive = p[k][i] < FloatTraits<C>::kSmallestNormal ? C(1) : p[k][i];  // p log p goes to 0 with p
-        terms[i] = p[k][i] * (dy[k][i] - mean) * log_positive(positive);
-      }
+      for (int i = 0; i < kClasses; ++i) terms[i] = tau_gradient_term(p[k][i], dy[k][i], half_dot);
       sums[k] = tree_sum<kClasses>(terms);
     }
     return tree_sum<kPacks>(sums);
   }
-  // dx; zero where p is, also where dy - mean overflows.
   template <typename Span>
-  __device__ __forceinline__ void store_gradient(const Rows& out, const Span& span, C mean, C inverse_tau) const {
+  __device__ __forceinline__ void store_gradient(const Rows& out, const Span& span, double half_dot, double tau) const {
+    if (is_extreme_for_gradient<C>(tau)) {
+      store(out, span, ExtremeGradient<C>(half_dot, tau));
+      return;
+    }
+    const C half = static_cast<C>(half_dot), factor = static_cast<C>(2 / tau);
+    store(out, span, [=](C p, C dy) { return GradientOfLogit()(p, dy, half, factor); });
+  }
+  template <typename Span, typename Gradient>
+  __device__ __forceinline__ void store(const Rows& out, const Span& span, Gradient gradient) const {
     const Row<T> row = Row<T>::template of<kClasses>(out, span.row, span.begin);
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       C dx[kClasses];
 #pragma unroll
-      for (int i = 0; i < kClasses; ++i) dx[i] = p[k][i] == C(0) ? C(0) : p[k][i] * (dy[k][i] - mean) * inverse_tau;
+      for (int i = 0; i < kClasses; ++i) dx[i] = gradient(p[k][i], dy[k][i]);
       store_numbers<T>(row, span.first(k), span.count, dx);
     }
   }
 };
-
-// 1 / tau, finite: it may meet a zero.
-template <typename C>
-__device__ __forceinline__ C inverse_temperature(const RowScalar& tau, std::int64_t row) {
-  const double inverse = 1 / temperature_of(tau, row, /*may_be_zero=*/false);
-  const double largest = static_cast<double>(FloatTraits<C>::kLargest);
-  return static_cast<C>(inverse > largest ? largest : inverse);
-}
 
 // kTau: whether tau's gradient is wanted.
 template <typename T, typename Team, int kPacks, bool kTau>
@@ -88,13 +89,13 @@ __global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, (k
     const Span<Team, kPackClasses<T>> span(team, job.shape, base);
     Products<T, kPacks> products;
     products.load(job, span);
-    const C mean = static_cast<C>(team.combine(static_cast<double>(products.dot()), Plus()));
+    const double half_dot = team.combine(products.half_dot(), Plus());
+    const double tau = temperature_of(job.tau, span.row, /*may_be_zero=*/false);
     if constexpr (kTau) {
-      const double sum = team.combine(static_cast<double>(products.log_sum(mean)), Plus());
-      if (team.rank() == 0 && span.count > 0) job.grad_tau[span.row] = -sum / job.tau[span.row];
+      const double sum = team.combine(static_cast<double>(products.log_sum(static_cast<C>(half_dot))), Plus());
+      if (team.rank() == 0 && span.count > 0) job.grad_tau[span.row] = tau_gradient(sum, tau);
     }
-    if (job.grad_logits)
-      products.store_gradient(job.grad_logits, span, mean, inverse_temperature<C>(job.tau, span.row));
+    if (job.grad_logits) products.store_gradient(job.grad_logits, span, half_dot, tau);
   }
 }
 
@@ -107,12 +108,12 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   for_each_tile<T>(team, job.shape, [&](std::int64_t task, const auto& span) {
     Products<T, kTilePacks<T>> products;
     products.load(job, span);
-    const double sum = team.combine(static_cast<double>(products.dot()), Plus());
-    if (team.rank() == 0) stats[task].sum = sum;
+    const double half_dot = team.combine(products.half_dot(), Plus());
+    if (team.rank() == 0) stats[task].sum = half_dot;
   });
 }
 
-// One block a row: sums[row], of the tiles' `part`; times -1 / tau where it is tau's gradient.
+// One block a row: sums[row], of the tiles' `part`; tau's gradient where tau is given.
 template <typename Part>
 __device__ __forceinline__ void sum_tiles(const Shape& shape, const TileStats* stats, Part part, double* sums,
                                           const RowScalar* tau) {
@@ -123,32 +124,33 @@ __device__ __forceinline__ void sum_tiles(const Shape& shape, const TileStats* s
     for (std::int64_t t = team.rank(); t < shape.tiles(); t += team.size())
       mine += part(stats[row * shape.tiles() + t]);
     const double sum = team.combine(mine, Plus());
-    if (team.rank() == 0) sums[row] = tau ? -sum / (*tau)[row] : sum;
+    if (team.rank() == 0) sums[row] = tau ? tau_gradient(sum, (*tau)[row]) : sum;
   }
 }
 
-// means[row] = <p, dy>
+// half_dots[row] = <p, dy> / 2
 static __global__ void __launch_bounds__(kTileThreads, 2)
-    backward_combine(const Shape shape, const TileStats* stats, double* means) {
-  sum_tiles(shape, stats, [](const TileStats& tile) { return tile.sum; }, means, nullptr);
+    backward_combine(const Shape shape, const TileStats* stats, double* half_dots) {
+  sum_tiles(shape, stats, [](const TileStats& tile) { return tile.sum; }, half_dots, nullptr);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    backward_finish(const __grid_constant__ BackwardJob job, TileStats* stats, const double* means) {
+    backward_finish(const __grid_constant__ BackwardJob job, TileStats* stats, const double* half_dots) {
   using C = Compute<T>;
   GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
   const BlockTeam team{scratch};
   for_each_tile<T>(team, job.shape, [&](std::int64_t task, const auto& span) {
     Products<T, kTilePacks<T>> products;
     products.load(job, span);
-    const C mean = static_cast<C>(means[span.row]);
+    const double half_dot = half_dots[span.row];
     if (job.grad_tau) {
-      const double sum = team.combine(static_cast<double>(products.log_sum(mean)), Plus());
+      const double sum = team.combine(static_cast<double>(products.log_sum(static_cast<C>(half_dot))), Plus());
       if (team.rank() == 0) stats[task].log_sum = sum;
     }
     if (job.grad_logits)
-      products.store_gradient(job.grad_logits, span, mean, inverse_temperature<C>(job.tau, span.row));
+      products.store_gradient(job.grad_logits, span, half_dot,
+                              temperature_of(job.tau, span.row, /*may_be_zero=*/false));
   });
 }
 

@@ -43,8 +43,7 @@ __device__ __forceinline__ C exponentiate(C (&scores)[kPacks][kClasses], const E
   for (int p = 0; p < kPacks; ++p) {
 #pragma unroll
     for (int i = 0; i < kClasses; ++i) {
-      C h = scores[p][i] * C(0.5) - half_max;
-      if (exponent.is_extreme) h = exponent.enlarge(h);
+      const C h = exponent.is_extreme ? exponent.enlarge(scores[p][i] - max) : scores[p][i] * C(0.5) - half_max;
       scores[p][i] = exponent(h);
     }
     sums[p] = tree_sum<kClasses>(scores[p]);

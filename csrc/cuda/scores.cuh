@@ -15,15 +15,11 @@ struct NoiseKey {
 
   // Requires: `begin` is a multiple of kPhiloxWords.
   __device__ __forceinline__ NoiseKey(const Noise& noise, std::int64_t row, std::int64_t begin)
-      : seed(noise.seed),
-        row(static_cast<std::uint64_t>(row)),
-        first_quad(static_cast<std::uint32_t>(begin / kPhiloxWords)) {
+      : seed(noise.seed), row(noise.counter_row(row)), first_quad(static_cast<std::uint32_t>(begin / kPhiloxWords)) {
     if (noise.captured.seed)
       seed = generator_seed(static_cast<std::uint64_t>(*noise.captured.seed),
                             static_cast<std::uint64_t>(*noise.captured.offset) + noise.captured.offset_in_graph);
-    if (!noise.row_seeds) return;
-    seed = static_cast<std::uint64_t>(noise.row_seeds[row]);
-    this->row = 0;
+    if (noise.row_seeds) seed = static_cast<std::uint64_t>(noise.row_seeds[row]);
   }
   // Of the four classes from `first` on, counted from the span's begin.
   __device__ __forceinline__ PhiloxWords words(int first, std::uint32_t draw) const {
