@@ -21,10 +21,18 @@ struct Arguments {
   const std::optional<at::Tensor>& row_seeds;
   const std::optional<at::Generator>& generator;
   std::int64_t dim;
+  at::OptionalSymIntArrayRef numbers;
 };
 
 inline bool is_supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
+}
+
+// Sparse, quantized, nested and MKL-DNN tensors: the dispatcher's own words for them are a page long.
+inline void check_dense(const char* name, const at::Tensor& tensor) {
+  const bool dense = tensor.layout() == at::kStrided && !tensor.is_nested() && !tensor.is_quantized();
+  const char* kind = tensor.is_nested() ? "nested" : tensor.is_quantized() ? "quantized" : "";
+  TORCH_CHECK_TYPE(dense, name, ": expected a dense tensor, got a ", kind, *kind ? " " : "", tensor.layout(), " one");
 }
 
 inline void check_logits(const at::Tensor& logits) {
@@ -88,6 +96,12 @@ inline void check_seed(c10::SymIntArrayRef sizes, std::int64_t dim, at::Device d
                     c10::SymIntArrayRef(expected), ", got ", row_seeds->sym_sizes());
 }
 
+inline void check_numbers(const at::OptionalSymIntArrayRef& numbers, std::int64_t ndim) {
+  TORCH_CHECK_VALUE(!numbers.has_value() || std::int64_t(numbers->size()) == ndim + 1,
+                    "numbers: expected the first row's and a stride for each dimension, ", ndim + 1, ", got ",
+                    numbers.has_value() ? numbers->size() : 0);
+}
+
 // Checks all of them; returns `dim` counted from the front.
 inline std::int64_t check_arguments(const Arguments& args, const char* temperature_name, bool may_be_zero) {
   check_logits(args.logits);
@@ -98,6 +112,7 @@ inline std::int64_t check_arguments(const Arguments& args, const char* temperatu
     check_temperature(temperature_name, args.tau, may_be_zero);
   if (args.mask.has_value()) check_mask(*args.mask, args.logits);
   check_seed(args.logits.sym_sizes(), dim, args.logits.device(), args.seed, args.row_seeds, args.generator);
+  check_numbers(args.numbers, args.logits.dim());
   return dim;
 }
 
@@ -118,12 +133,18 @@ inline c10::SymDimVector check_index_shape(const at::Tensor& logits, std::int64_
   return shape;
 }
 
-// A tensor to be filled with noise: its last dimension is the class.
-inline void check_noise(const at::Tensor& out, const std::optional<std::int64_t>& seed,
-                        const std::optional<at::Tensor>& row_seeds, const std::optional<at::Generator>& generator) {
-  const auto type = out.scalar_type();
+inline void check_noise_size(c10::SymIntArrayRef size) {
+  for (const c10::SymInt& n : size) TORCH_CHECK_VALUE(n >= 0, "size: expected no negative number, got ", size);
+}
+
+// Noise like a tensor: its last dimension is the class.
+inline void check_noise(const at::Tensor& like, const std::optional<std::int64_t>& seed,
+                        const std::optional<at::Tensor>& row_seeds, const std::optional<at::Generator>& generator,
+                        const at::OptionalSymIntArrayRef& numbers) {
+  const auto type = like.scalar_type();
   TORCH_CHECK_TYPE(is_supported(type), "dtype: expected float32, float64, float16 or bfloat16, got ", type);
-  check_seed(out.sym_sizes(), out.dim() - 1, out.device(), seed, row_seeds, generator);
+  check_seed(like.sym_sizes(), like.dim() - 1, like.device(), seed, row_seeds, generator);
+  check_numbers(numbers, like.dim());
 }
 
 // The logits' shape with size 1 along `dim`: one value a row.

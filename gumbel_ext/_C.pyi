@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,4 +22,11 @@ def gumbel_max(
     mask: Tensor | None,
     seed: int | Tensor | None,
     generator: torch.Generator | None,
+) -> Tensor: ...
+def gumbel_noise(
+    size: int | Sequence[int],
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
 ) -> Tensor: ...

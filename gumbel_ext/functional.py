@@ -138,10 +138,12 @@ def gumbel_noise(
     >>> gumbel_noise(4, seed=7).shape
     torch.Size([4])
     """
-    sizes = [size] if isinstance(size, int) else list(size)
     dtype = torch.get_default_dtype() if dtype is None else dtype
     device = torch.empty(()).device if device is None else device  # where torch's own factories put it
-    return _ops.gumbel_noise(sizes, seed=_seed(seed), generator=generator, dtype=dtype, device=device)
+    if _C is None or torch.compiler.is_compiling():
+        sizes = [size] if isinstance(size, int) else list(size)
+        return _ops.gumbel_noise(sizes, seed=_seed(seed), generator=generator, dtype=dtype, device=device)
+    return _C.gumbel_noise(size, _seed(seed), generator, dtype, device)
 
 
 def build_info() -> dict[str, Any]:

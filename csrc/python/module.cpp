@@ -1,6 +1,10 @@
-// The Python module: the short path to the public functions (past torch.ops' argument parsing).
+// The Python module: the short path to the public functions (past torch.ops' argument parsing). Arguments come as
+// Python objects; each converter raises, in one sentence, what was expected and what came.
 #include <pybind11/pybind11.h>
+#include <torch/csrc/Device.h>
+#include <torch/csrc/Dtype.h>
 #include <torch/csrc/Exceptions.h>
+#include <torch/csrc/Generator.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
@@ -10,62 +14,162 @@ namespace py = pybind11;
 
 namespace {
 
-// A number or a tensor, as Python passes it.
-gumbel_ext::Temperature to_temperature(const char* name, const py::handle& value) {
-  if (THPVariable_Check(value.ptr())) return THPVariable_Unpack(value.ptr());
+using OptionalTensor = std::optional<at::Tensor>;
+using OptionalGenerator = std::optional<at::Generator>;
+
+[[noreturn]] void wrong_type(const char* name, const char* expected, py::handle value) {
+  throw py::type_error(std::string(name) + ": expected " + expected + ", got " + Py_TYPE(value.ptr())->tp_name);
+}
+
+bool is_tensor(py::handle value) {
+  return THPVariable_Check(value.ptr());
+}
+
+const at::Tensor& to_tensor(const char* name, py::handle value) {
+  if (!is_tensor(value)) wrong_type(name, "a torch.Tensor", value);
+  return THPVariable_Unpack(value.ptr());
+}
+
+gumbel_ext::Temperature to_temperature(const char* name, py::handle value) {
+  if (is_tensor(value)) return THPVariable_Unpack(value.ptr());
+  const PyNumberMethods* methods = Py_TYPE(value.ptr())->tp_as_number;
+  if (methods == nullptr || (methods->nb_float == nullptr && methods->nb_index == nullptr))
+    wrong_type(name, "a number or a tensor", value);
   const double number = PyFloat_AsDouble(value.ptr());
   if (number == -1 && PyErr_Occurred()) {
+    if (!PyLong_Check(value.ptr())) throw py::error_already_set();  // what the user's own __float__ raised
     PyErr_Clear();
-    throw py::type_error(std::string(name) + ": expected a number or a tensor, got " + Py_TYPE(value.ptr())->tp_name);
+    throw py::value_error(std::string(name) + ": expected a finite number, got an int beyond the range of float64");
   }
   return number;
 }
 
-gumbel_ext::Seed to_seed(const py::handle& value) {
+// Numbers beyond 64 bits become the nearest of 64, which the checks of ranges then refuse.
+std::int64_t to_int(const char* name, py::handle value) {
+  if (!PyIndex_Check(value.ptr())) wrong_type(name, "an int", value);
+  const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+  if (!number) throw py::error_already_set();
+  int overflow = 0;
+  const long long result = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+  using Limits = std::numeric_limits<std::int64_t>;
+  return overflow > 0 ? Limits::max() : overflow < 0 ? Limits::min() : result;
+}
+
+std::optional<std::int64_t> to_optional_int(const char* name, py::handle value) {
   if (value.is_none()) return {};
-  if (THPVariable_Check(value.ptr())) return THPVariable_Unpack(value.ptr());
+  if (!PyIndex_Check(value.ptr())) wrong_type(name, "an int or None", value);
+  return to_int(name, value);
+}
+
+// True and False, NumPy's too, and 1 and 0.
+bool to_bool(const char* name, py::handle value) {
+  if (PyBool_Check(value.ptr())) return value.ptr() == Py_True;
+  const bool is_numpys = std::strncmp(Py_TYPE(value.ptr())->tp_name, "numpy.bool", 10) == 0;
+  if (is_numpys) return PyObject_IsTrue(value.ptr()) == 1;
+  const std::int64_t number = PyIndex_Check(value.ptr()) ? to_int(name, value) : -1;
+  if (number != 0 && number != 1) wrong_type(name, "a bool", value);
+  return number == 1;
+}
+
+OptionalTensor to_mask(py::handle value) {
+  if (value.is_none()) return {};
+  if (!is_tensor(value)) wrong_type("mask", "a bool tensor or None", value);
+  return THPVariable_Unpack(value.ptr());
+}
+
+OptionalGenerator to_generator(py::handle value) {
+  if (value.is_none()) return {};
+  if (!THPGenerator_Check(value.ptr())) wrong_type("generator", "a torch.Generator or None", value);
+  return THPGenerator_Unwrap(value.ptr());
+}
+
+// None, a tensor, or an int of 64 bits (which functional.py has made of it).
+gumbel_ext::Seed to_seed(py::handle value) {
+  if (value.is_none()) return {};
+  if (is_tensor(value)) return THPVariable_Unpack(value.ptr());
   return value.cast<std::int64_t>();
 }
 
-using OptionalTensor = std::optional<at::Tensor>;
-using OptionalGenerator = std::optional<at::Generator>;
+std::vector<std::int64_t> to_size(py::handle value) {
+  if (PyIndex_Check(value.ptr())) return {to_int("size", value)};
+  if (!PySequence_Check(value.ptr()) || PyUnicode_Check(value.ptr())) wrong_type("size", "an int or several", value);
+  std::vector<std::int64_t> size;
+  for (const py::handle number : py::reinterpret_borrow<py::sequence>(value)) size.push_back(to_int("size", number));
+  return size;
+}
+
+at::ScalarType to_dtype(py::handle value) {
+  if (!THPDtype_Check(value.ptr())) wrong_type("dtype", "a torch.dtype", value);
+  return reinterpret_cast<THPDtype*>(value.ptr())->scalar_type;
+}
+
+at::Device to_device(py::handle value) {
+  if (THPDevice_Check(value.ptr())) return reinterpret_cast<THPDevice*>(value.ptr())->device;
+  if (!PyUnicode_Check(value.ptr())) wrong_type("device", "a torch.device or its name", value);
+  return at::Device(value.cast<std::string>());
+}
+
+at::Tensor softmax(py::handle logits, py::handle tau, py::handle dim, py::handle mask) {
+  const at::Tensor x = to_tensor("logits", logits);
+  const auto temperature = to_temperature("tau", tau);
+  const auto at_dim = to_int("dim", dim);
+  const auto allowed = to_mask(mask);
+  const py::gil_scoped_release release;
+  return gumbel_ext::softmax(x, temperature, at_dim, allowed);
+}
+
+at::Tensor straight_through(py::handle logits, py::handle tau, py::handle dim, py::handle mask) {
+  const at::Tensor x = to_tensor("logits", logits);
+  const auto temperature = to_temperature("tau", tau);
+  const auto at_dim = to_int("dim", dim);
+  const auto allowed = to_mask(mask);
+  const py::gil_scoped_release release;
+  return gumbel_ext::straight_through(x, temperature, at_dim, allowed);
+}
+
+at::Tensor gumbel_softmax(py::handle logits, py::handle tau, py::handle hard, py::handle dim, py::handle mask,
+                          py::handle seed, py::handle generator) {
+  const at::Tensor x = to_tensor("logits", logits);
+  const auto temperature = to_temperature("tau", tau);
+  const bool one_hot = to_bool("hard", hard);
+  const auto at_dim = to_int("dim", dim);
+  const auto allowed = to_mask(mask);
+  const auto noise_seed = to_seed(seed);
+  const auto source = to_generator(generator);
+  const py::gil_scoped_release release;
+  return gumbel_ext::gumbel_softmax(x, temperature, one_hot, at_dim, allowed, noise_seed, source);
+}
+
+at::Tensor gumbel_max(py::handle logits, py::handle temperature, py::handle dim, py::handle num_samples,
+                      py::handle mask, py::handle seed, py::handle generator) {
+  const at::Tensor x = to_tensor("logits", logits);
+  const auto divisor = to_temperature("temperature", temperature);
+  const auto at_dim = to_int("dim", dim);
+  const auto draws = to_optional_int("num_samples", num_samples);
+  const auto allowed = to_mask(mask);
+  const auto noise_seed = to_seed(seed);
+  const auto source = to_generator(generator);
+  const py::gil_scoped_release release;
+  return gumbel_ext::gumbel_max(x, divisor, at_dim, draws, allowed, noise_seed, source);
+}
+
+at::Tensor gumbel_noise(py::handle size, py::handle seed, py::handle generator, py::handle dtype, py::handle device) {
+  const auto shape = to_size(size);
+  const auto noise_seed = to_seed(seed);
+  const auto source = to_generator(generator);
+  const auto type = to_dtype(dtype);
+  const auto place = to_device(device);
+  const py::gil_scoped_release release;
+  return gumbel_ext::gumbel_noise(shape, noise_seed, source, type, place);
+}
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  // The library's errors as the Python exceptions that torch makes of them.
-  py::register_local_exception_translator([](std::exception_ptr error) {
-    try {
-      std::rethrow_exception(error);
-    } catch (const c10::Error&) {
-      torch::translate_exception_to_python(error);
-    }
-  });
-
-  m.def("softmax", [](const at::Tensor& logits, const py::handle& tau, std::int64_t dim, const OptionalTensor& mask) {
-    const auto temperature = to_temperature("tau", tau);
-    const py::gil_scoped_release release;
-    return gumbel_ext::softmax(logits, temperature, dim, mask);
-  });
-  m.def("straight_through",
-        [](const at::Tensor& logits, const py::handle& tau, std::int64_t dim, const OptionalTensor& mask) {
-          const auto temperature = to_temperature("tau", tau);
-          const py::gil_scoped_release release;
-          return gumbel_ext::straight_through(logits, temperature, dim, mask);
-        });
-  m.def("gumbel_softmax", [](const at::Tensor& logits, const py::handle& tau, bool hard, std::int64_t dim,
-                             const OptionalTensor& mask, const py::handle& seed, const OptionalGenerator& generator) {
-    const auto temperature = to_temperature("tau", tau);
-    const auto source = to_seed(seed);
-    const py::gil_scoped_release release;
-    return gumbel_ext::gumbel_softmax(logits, temperature, hard, dim, mask, source, generator);
-  });
-  m.def("gumbel_max", [](const at::Tensor& logits, const py::handle& temperature, std::int64_t dim,
-                         std::optional<std::int64_t> num_samples, const OptionalTensor& mask, const py::handle& seed,
-                         const OptionalGenerator& generator) {
-    const auto divisor = to_temperature("temperature", temperature);
-    const auto source = to_seed(seed);
-    const py::gil_scoped_release release;
-    return gumbel_ext::gumbel_max(logits, divisor, dim, num_samples, mask, source, generator);
-  });
+  // Errors and warnings become Python's as in torch's own functions, and Python's exceptions pass through unchanged.
+  m.def("softmax", torch::wrap_pybind_function(softmax));
+  m.def("straight_through", torch::wrap_pybind_function(straight_through));
+  m.def("gumbel_softmax", torch::wrap_pybind_function(gumbel_softmax));
+  m.def("gumbel_max", torch::wrap_pybind_function(gumbel_max));
+  m.def("gumbel_noise", torch::wrap_pybind_function(gumbel_noise));
 }
