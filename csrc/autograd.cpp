@@ -17,6 +17,7 @@
 #endif
 
 #include "autograd_node.h"
+#include "cpu/recycling.h"
 #include "operators.h"
 
 namespace gumbel_ext {
@@ -30,18 +31,35 @@ bool has_tangent(const Tensor& tensor) {
   return torch::autograd::isFwGradDefined(tensor);
 }
 
-// The tangent of p along (du, dtau); by the Jacobian's symmetry also, for du = dy and no dtau, the
-// vector-Jacobian product. Made of differentiable operations.
-Tensor softmax_tangent(const Tensor& p, const Tensor& direction, std::int64_t dim) {
-  const Tensor weighted = p * direction;
-  return weighted - p * weighted.sum(dim, /*keepdim=*/true);
+// A number for all rows, or a tensor with one for each.
+struct Tau {
+  double number;
+  Tensor rows;  // or undefined
+};
+
+// Arithmetic is in float, as in the kernels; in double where that is asked for, or needed for a tau beyond float.
+at::ScalarType working_type(const Tensor& p, const Tau& tau) {
+  const bool far = !tau.rows.defined() && !(tau.number > 1e-30 && tau.number < 1e30);
+  const bool wide = p.scalar_type() == at::kDouble || (tau.rows.defined() && tau.rows.scalar_type() == at::kDouble);
+  return wide || far ? at::kDouble : at::kFloat;
 }
 
-// log p where p > 0, in the working precision; what stands elsewhere is multiplied by zero.
+Tensor divide(const Tensor& tensor, const Tau& tau) {
+  return tau.rows.defined() ? tensor / tau.rows : tensor / tau.number;
+}
+
+// tau / 2 times the tangent of p along (du, dtau), `direction` being du - dtau log p; by the Jacobian's symmetry also,
+// for du = dy and no dtau, of the vector-Jacobian product. Made of differentiable operations. Halves do not overflow.
+Tensor half_tangent(const Tensor& p, const Tensor& direction, std::int64_t dim) {
+  const Tensor half = direction * 0.5;
+  return p * (half - (p * half).sum(dim, /*keepdim=*/true));
+}
+
+// log p where p > 0; what stands elsewhere is multiplied by zero.
 Tensor safe_log(const Tensor& p) {
   const bool is_double = p.scalar_type() == at::kDouble;
   const double smallest = is_double ? std::numeric_limits<double>::min() : std::numeric_limits<float>::min();
-  return at::log(at::clamp_min(p.to(is_double ? at::kDouble : at::kFloat), smallest));
+  return at::log(at::clamp_min(p, smallest));
 }
 
 // The gradient for tau's rows in tau's own shape and dtype.
@@ -60,10 +78,10 @@ struct SoftmaxBackward : public torch::autograd::Node {
     tau_rows.reset_data();
   }
 
-  // Whether p may be overwritten: this is its last use, and nobody else holds it (nobody does where the
-  // output was one-hot). Then it need not be saved any longer. On a GPU, one-hot outputs alone: work that another
-  // stream has not done yet may still read a p that was handed out. And not while a graph is captured, whose backward
-  // may be replayed without its forward.
+  // Whether p may be overwritten: this is its last use, it is the very tensor that was saved and not what a hook made
+  // of it, and nobody else can reach its memory. Then it need not be saved any longer. On a GPU, one-hot outputs
+  // alone: work that another stream has not done yet may still read a p that was handed out. And not while a graph is
+  // captured, whose backward may be replayed without its forward.
   bool take_relaxed(const Tensor& p);
 
   SavedVariable relaxed;   // p, an output of this node
@@ -86,14 +104,16 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
   const bool differentiated = (at::GradMode::is_enabled() && (grad.requires_grad() || p.requires_grad())) ||
                               has_tangent(grad) || has_tangent(p) || has_tangent(rows);
   if (differentiated) {
-    const Tensor product = softmax_tangent(p, grad, dim);
-    grad_logits = rows.defined() ? (product / rows).to(p.scalar_type()) : product / tau;
-    if (need_tau) grad_tau = -(grad_logits * safe_log(p)).sum(dim, /*keepdim=*/true);
-    return {need_logits ? grad_logits : Tensor(), need_tau ? reduce_to(grad_tau, rows) : Tensor()};
+    const Tau temperature{tau, rows};
+    const auto type = working_type(p, temperature);
+    const Tensor wide_p = p.to(type), product = half_tangent(wide_p, grad.to(type), dim);
+    if (need_logits) grad_logits = (divide(product, temperature) * 2).to(p.scalar_type());
+    if (need_tau) grad_tau = divide((product * safe_log(wide_p)).sum(dim, /*keepdim=*/true), temperature) * -2;
+    return {grad_logits, need_tau ? reduce_to(grad_tau, rows) : Tensor()};
   }
   const at::AutoDispatchBelowADInplaceOrView guard;  // nothing here is differentiated
   const OptionalTensor optional_rows = rows.defined() ? OptionalTensor(rows) : OptionalTensor();
-  if (need_logits && take_relaxed(p)) {
+  if (need_logits && !at::isTensorSubclassLike(grad) && take_relaxed(p)) {
     grad_tau = backward_in_place_operator().call(grad, p, tau, optional_rows, dim, need_tau);
     grad_logits = p.detach();
   } else {
@@ -104,6 +124,7 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
 
 bool SoftmaxBackward::take_relaxed(const Tensor& p) {
   if (torch::autograd::get_current_graph_task_keep_graph() || at::isTensorSubclassLike(p)) return false;
+  if (relaxed.has_hooks()) return false;
   relaxed.reset_data();
   const bool unseen = p.use_count() == 1 && p.storage().use_count() == 1;
 #if defined(GUMBEL_EXT_WITH_CUDA)
@@ -112,7 +133,7 @@ bool SoftmaxBackward::take_relaxed(const Tensor& p) {
     return unseen && num_inputs() == kOneHotOutputs &&
            c10::cuda::currentStreamCaptureStatusMayInitCtx() == c10::cuda::CaptureStatus::None;
 #endif
-  return unseen && p.is_cpu();
+  return unseen && p.is_cpu() && cpu::is_private(p);
 }
 
 // What a differentiable forward and its gradient have in common, whatever it outputs.
@@ -149,10 +170,12 @@ class Differentiable {
     const Tensor d_logits = logits_._fw_grad(/*level=*/0);
     const Tensor d_tau = tau_rows_.defined() ? tau_rows_._fw_grad(/*level=*/0) : Tensor();
     const c10::AutoFwGradMode primal_only(false);
-    Tensor direction = d_logits.defined() ? d_logits : at::zeros_like(p);
-    if (d_tau.defined()) direction = direction - safe_log(p) * d_tau;
-    direction = tau_rows_.defined() ? direction / tau_rows_ : direction / tau_;
-    return softmax_tangent(p, direction, dim_).to(p.scalar_type());
+    const Tau tau{tau_, tau_rows_};
+    const auto type = working_type(p, tau);
+    const Tensor wide_p = p.to(type);
+    Tensor direction = d_logits.defined() ? d_logits.to(type) : at::zeros_like(wide_p);
+    if (d_tau.defined()) direction = direction - safe_log(wide_p) * d_tau;
+    return (divide(half_tangent(wide_p, direction, dim_), tau) * 2).to(p.scalar_type());
   }
 
   const Tensor& logits_;
@@ -165,12 +188,12 @@ class Differentiable {
 
 Tensor relaxed_autograd(const Tensor& logits, const OptionalTensor& mask, double tau, const OptionalTensor& tau_rows,
                         bool noise, OptionalInt seed, const OptionalTensor& row_seeds,
-                        const OptionalGenerator& generator, std::int64_t dim) {
+                        const OptionalGenerator& generator, std::int64_t dim, OptionalNumbers numbers) {
   Differentiable forward(logits, tau, tau_rows, dim);
   Tensor p;
   {
     at::AutoDispatchBelowADInplaceOrView guard;
-    p = relaxed_operator().call(logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim);
+    p = relaxed_operator().call(logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim, numbers);
   }
   forward.record({p}, p);
   return p;
@@ -179,14 +202,14 @@ Tensor relaxed_autograd(const Tensor& logits, const OptionalTensor& mask, double
 std::tuple<Tensor, Tensor> one_hot_autograd(const Tensor& logits, const OptionalTensor& mask, double tau,
                                             const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
                                             const OptionalTensor& row_seeds, const OptionalGenerator& generator,
-                                            std::int64_t dim, bool keep_relaxed) {
+                                            std::int64_t dim, bool keep_relaxed, OptionalNumbers numbers) {
   Differentiable forward(logits, tau, tau_rows, dim);
   keep_relaxed |= forward.needs_relaxed();
   Tensor z, p;
   {
     at::AutoDispatchBelowADInplaceOrView guard;
-    std::tie(z, p) =
-        one_hot_operator().call(logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim, keep_relaxed);
+    std::tie(z, p) = one_hot_operator().call(logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim,
+                                             keep_relaxed, numbers);
   }
   if (keep_relaxed) forward.record({z, p}, p);
   return {z, p};
@@ -194,10 +217,11 @@ std::tuple<Tensor, Tensor> one_hot_autograd(const Tensor& logits, const Optional
 
 Tensor index_autograd(const Tensor& logits, const OptionalTensor& mask, double temperature,
                       const OptionalTensor& temperature_rows, OptionalInt seed, const OptionalTensor& row_seeds,
-                      const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples) {
+                      const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples,
+                      OptionalNumbers numbers) {
   at::AutoDispatchBelowADInplaceOrView guard;
   return index_operator().call(logits, mask, temperature, temperature_rows, seed, row_seeds, generator, dim,
-                               std::move(num_samples));
+                               std::move(num_samples), numbers);
 }
 
 }  // namespace
@@ -208,6 +232,9 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Autograd, m) {
   m.impl("_index", index_autograd);
   m.impl("_backward", torch::autograd::autogradNotImplementedFallback());
   m.impl("_backward_", torch::autograd::autogradNotImplementedFallback());
+}
+TORCH_LIBRARY_IMPL(gumbel_ext, ADInplaceOrView, m) {
+  m.impl("_backward_", torch::autograd::autogradNotImplementedInplaceOrViewFallback());
 }
 
 }  // namespace gumbel_ext

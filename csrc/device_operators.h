@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/Functions.h>
+#include <ATen/MemoryOverlap.h>
 #include <torch/library.h>
 
 #include "checks.h"
@@ -15,20 +16,49 @@ namespace gumbel_ext {
 //   kValuesAtHand             whether the host may read a tensor's values: those of tau are then checked
 //   new_like(tensor)          an uninitialised tensor
 //   draw_noise(generator)     a Noise with a seed from the generator, or the device's default one, under its lock
-//   run(job, element)         for ForwardJob, IndexJob, NoiseJob and BackwardJob, on the current device
+//   run(job, element, draw)   for all jobs, on the current device; draw(noise_of(job)) once, when all is done that can
+//                             fail for want of memory; without `draw` for BackwardJob
 template <typename Device>
 struct DeviceOperators {
   using Tensor = at::Tensor;
+
+  // The noise of a call. It is drawn from the generator last: a call that fails leaves that as it was.
+  struct NoiseSource {
+    Noise noise;
+    Tensor row_seeds;
+    const OptionalGenerator& generator;
+
+    NoiseSource(OptionalInt seed, const OptionalTensor& seeds, const OptionalGenerator& generator, RowNumbers numbers)
+        : generator(generator) {
+      noise.on = true;
+      noise.seed = static_cast<std::uint64_t>(seed.value_or(0));
+      noise.numbers = numbers;
+      must_draw = !seed.has_value() && !seeds.has_value();
+      if (!seeds.has_value()) return;
+      row_seeds = seeds->contiguous();
+      noise.row_seeds = row_seeds.template const_data_ptr<std::int64_t>();
+    }
+    void operator()(Noise& out) const {
+      const RowNumbers numbers = noise.numbers;
+      out = must_draw ? Device::draw_noise(generator) : noise;
+      out.on = true;
+      out.numbers = numbers;
+    }
+
+   private:
+    bool must_draw;
+  };
 
   // A job's inputs, and the tensors that keep their memory alive.
   struct Inputs {
     Scores scores;
     RowScalar tau;
     std::int64_t dim = 0;
-    Tensor mask, row_seeds, row_taus;
+    Tensor mask, row_taus;
+    std::optional<NoiseSource> noise;
     std::optional<typename Device::Guard> guard;  // once the checks have seen that all tensors share the device
 
-    Inputs(const Arguments& args, bool noise, const char* temperature_name, bool may_be_zero) {
+    Inputs(const Arguments& args, bool noisy, const char* temperature_name, bool may_be_zero) {
       dim = check_arguments(args, temperature_name, may_be_zero);
       guard.emplace(args.logits.device());
       scores.shape = shape_of(args.logits, dim);
@@ -44,71 +74,63 @@ struct DeviceOperators {
         for (std::int64_t r = 0; Device::kValuesAtHand && r < row_taus.numel(); ++r)
           check_temperature(temperature_name, tau.rows[r], may_be_zero);
       }
-      if (noise)
-        scores.noise = noise_source(args.seed, args.row_seeds, args.generator, row_seeds);  // nothing fails now
+      if (noisy)
+        noise.emplace(args.seed, args.row_seeds, args.generator, row_numbers(args.logits.sizes(), dim, args.numbers));
+    }
+    auto draw() const {
+      return [this](Noise& out) {
+        if (noise) (*noise)(out);
+      };
     }
   };
 
-  static Noise noise_source(OptionalInt seed, const OptionalTensor& seeds, const OptionalGenerator& generator,
-                            Tensor& keep_alive) {
-    Noise source;
-    if (seeds.has_value()) {
-      keep_alive = seeds->contiguous();
-      source.row_seeds = keep_alive.template const_data_ptr<std::int64_t>();
-    } else if (seed.has_value()) {
-      source.seed = static_cast<std::uint64_t>(*seed);
-    } else {
-      source = Device::draw_noise(generator);
-    }
-    source.on = true;
-    return source;
-  }
-
   static Tensor relaxed(const Tensor& logits, const OptionalTensor& mask, double tau, const OptionalTensor& tau_rows,
                         bool noise, OptionalInt seed, const OptionalTensor& row_seeds,
-                        const OptionalGenerator& generator, std::int64_t dim) {
-    const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim}, noise, "tau", false);
+                        const OptionalGenerator& generator, std::int64_t dim, OptionalNumbers numbers) {
+    const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim, numbers}, noise, "tau", false);
     Tensor out = Device::new_like(logits);
-    Device::run(ForwardJob{inputs.scores, inputs.tau, rows_of(out, inputs.dim), {}}, element_of(logits));
+    Device::run(ForwardJob{inputs.scores, inputs.tau, rows_of(out, inputs.dim), {}}, element_of(logits), inputs.draw());
     return out;
   }
 
   static std::tuple<Tensor, Tensor> one_hot(const Tensor& logits, const OptionalTensor& mask, double tau,
                                             const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
                                             const OptionalTensor& row_seeds, const OptionalGenerator& generator,
-                                            std::int64_t dim, bool keep_relaxed) {
-    const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim}, noise, "tau", false);
+                                            std::int64_t dim, bool keep_relaxed, OptionalNumbers numbers) {
+    const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim, numbers}, noise, "tau", false);
     Tensor out = Device::new_like(logits);
     Tensor relaxed = keep_relaxed ? Device::new_like(logits) : at::empty({0}, logits.options());
     const Rows relaxed_rows = keep_relaxed ? rows_of(relaxed, inputs.dim) : Rows{};
-    Device::run(ForwardJob{inputs.scores, inputs.tau, relaxed_rows, rows_of(out, inputs.dim)}, element_of(logits));
+    const ForwardJob job{inputs.scores, inputs.tau, relaxed_rows, rows_of(out, inputs.dim)};
+    Device::run(job, element_of(logits), inputs.draw());
     return {out, relaxed};
   }
 
   static Tensor index(const Tensor& logits, const OptionalTensor& mask, double temperature,
                       const OptionalTensor& temperature_rows, OptionalInt seed, const OptionalTensor& row_seeds,
-                      const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples) {
-    // Before the inputs, which may take a seed from the generator: a refused call leaves it as it was.
-    const auto shape = check_index_shape(logits, at::maybe_wrap_dim(dim, logits.dim()), num_samples);
+                      const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples,
+                      OptionalNumbers numbers) {
     const bool noise = temperature_rows.has_value() || temperature != 0;
-    const Inputs inputs({logits, mask, temperature, temperature_rows, seed, row_seeds, generator, dim}, noise,
+    const Inputs inputs({logits, mask, temperature, temperature_rows, seed, row_seeds, generator, dim, numbers}, noise,
                         "temperature", true);
+    const auto shape = check_index_shape(logits, inputs.dim, num_samples);
     Tensor out = at::empty(C10_AS_INTARRAYREF_SLOW(shape), logits.options().dtype(at::kLong));
     IndexJob job{inputs.scores, inputs.tau};
     job.draws = num_samples.has_value() ? num_samples->expect_int() : 1;
     job.out = out.template mutable_data_ptr<std::int64_t>();
-    Device::run(job, element_of(logits));
+    Device::run(job, element_of(logits), inputs.draw());
     return out;
   }
 
-  static void noise(Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds,
-                    const OptionalGenerator& generator) {
-    check_noise(out, seed, row_seeds, generator);
-    const typename Device::Guard guard(out.device());
-    Tensor seeds;
-    const std::int64_t dim = out.dim() - 1;
-    Device::run(NoiseJob{shape_of(out, dim), noise_source(seed, row_seeds, generator, seeds), rows_of(out, dim)},
-                element_of(out));
+  static Tensor noise(const Tensor& like, OptionalInt seed, const OptionalTensor& row_seeds,
+                      const OptionalGenerator& generator, OptionalNumbers numbers) {
+    check_noise(like, seed, row_seeds, generator, numbers);
+    const typename Device::Guard guard(like.device());
+    const std::int64_t dim = like.dim() - 1;
+    const NoiseSource source(seed, row_seeds, generator, row_numbers(like.sizes(), dim, numbers));
+    Tensor out = Device::new_like(like, at::MemoryFormat::Contiguous);
+    Device::run(NoiseJob{shape_of(out, dim), {}, rows_of(out, dim)}, element_of(out), source);
+    return out;
   }
 
   // Writes the gradient for the logits to `grad_logits`, where it is defined; it may be `relaxed` itself.
@@ -140,6 +162,7 @@ struct DeviceOperators {
                                              const OptionalTensor& tau_rows, std::int64_t dim, bool need_logits,
                                              bool need_tau) {
     dim = check_backward(grad, relaxed, dim);
+    if (!need_logits && !need_tau) return {};
     const typename Device::Guard guard(relaxed.device());
     const Tensor grad_logits = need_logits ? Device::new_like(relaxed) : Tensor();
     const Tensor grad_tau = write_backward(grad, relaxed, tau, tau_rows, dim, grad_logits, need_tau);
@@ -149,6 +172,8 @@ struct DeviceOperators {
   static Tensor backward_in_place(const Tensor& grad, Tensor& relaxed, double tau, const OptionalTensor& tau_rows,
                                   std::int64_t dim, bool need_tau) {
     dim = check_backward(grad, relaxed, dim);
+    at::assert_no_internal_overlap(relaxed);
+    at::assert_no_overlap(relaxed, grad);
     const typename Device::Guard guard(relaxed.device());
     return write_backward(grad, relaxed, tau, tau_rows, dim, relaxed, need_tau);
   }
@@ -157,7 +182,7 @@ struct DeviceOperators {
     library.impl("_relaxed", relaxed);
     library.impl("_one_hot", one_hot);
     library.impl("_index", index);
-    library.impl("_noise_", noise);
+    library.impl("_noise", noise);
     library.impl("_backward", backward);
     library.impl("_backward_", backward_in_place);
   }

@@ -10,30 +10,33 @@ namespace {
 
 at::Tensor relaxed_meta(const at::Tensor& logits, const OptionalTensor& mask, double tau,
                         const OptionalTensor& tau_rows, bool, OptionalInt seed, const OptionalTensor& row_seeds,
-                        const OptionalGenerator& generator, std::int64_t dim) {
-  check_arguments({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim}, "tau", /*may_be_zero=*/false);
+                        const OptionalGenerator& generator, std::int64_t dim, OptionalNumbers numbers) {
+  check_arguments({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim, numbers}, "tau",
+                  /*may_be_zero=*/false);
   return at::empty_like(logits);
 }
 
 std::tuple<at::Tensor, at::Tensor> one_hot_meta(const at::Tensor& logits, const OptionalTensor& mask, double tau,
                                                 const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
                                                 const OptionalTensor& row_seeds, const OptionalGenerator& generator,
-                                                std::int64_t dim, bool keep_relaxed) {
-  at::Tensor out = relaxed_meta(logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim);
+                                                std::int64_t dim, bool keep_relaxed, OptionalNumbers numbers) {
+  at::Tensor out = relaxed_meta(logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim, numbers);
   return {out, keep_relaxed ? at::empty_like(logits) : at::empty({0}, logits.options())};
 }
 
 at::Tensor index_meta(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
                       const OptionalTensor& temperature_rows, OptionalInt seed, const OptionalTensor& row_seeds,
-                      const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples) {
-  dim = check_arguments({logits, mask, temperature, temperature_rows, seed, row_seeds, generator, dim}, "temperature",
-                        /*may_be_zero=*/true);
+                      const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples,
+                      OptionalNumbers numbers) {
+  dim = check_arguments({logits, mask, temperature, temperature_rows, seed, row_seeds, generator, dim, numbers},
+                        "temperature", /*may_be_zero=*/true);
   return at::empty_symint(check_index_shape(logits, dim, num_samples), logits.options().dtype(at::kLong));
 }
 
-void noise_meta(at::Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds,
-                const OptionalGenerator& generator) {
-  check_noise(out, seed, row_seeds, generator);
+at::Tensor noise_meta(const at::Tensor& like, OptionalInt seed, const OptionalTensor& row_seeds,
+                      const OptionalGenerator& generator, OptionalNumbers numbers) {
+  check_noise(like, seed, row_seeds, generator, numbers);
+  return at::empty_symint(like.sym_sizes(), like.options());
 }
 
 std::tuple<at::Tensor, at::Tensor> backward_meta(const at::Tensor& grad, const at::Tensor& relaxed, double,
@@ -57,7 +60,7 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Meta, m) {
   m.impl("_relaxed", relaxed_meta);
   m.impl("_one_hot", one_hot_meta);
   m.impl("_index", index_meta);
-  m.impl("_noise_", noise_meta);
+  m.impl("_noise", noise_meta);
   m.impl("_backward", backward_meta);
   m.impl("_backward_", backward_in_place_meta);
 }

@@ -14,12 +14,15 @@ namespace gumbel_ext {
 using OptionalTensor = std::optional<at::Tensor>;
 using OptionalInt = std::optional<std::int64_t>;
 using OptionalGenerator = std::optional<at::Generator>;
+// How the noise numbers rows that are part of a larger whole: the first row's number and, for each dimension, what a
+// step along it adds (along `dim`, nothing); {}: in C order from 0.
+using OptionalNumbers = at::OptionalSymIntArrayRef;
 
 // gumbel_ext::_relaxed: softmax((logits + noise) / tau), the noise only where `noise` is set.
 using RelaxedSignature = at::Tensor(const at::Tensor& logits, const OptionalTensor& mask, double tau,
                                     const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
                                     const OptionalTensor& row_seeds, const OptionalGenerator& generator,
-                                    std::int64_t dim);
+                                    std::int64_t dim, OptionalNumbers numbers);
 
 // gumbel_ext::_one_hot: one_hot(argmax(logits + noise)), and, with `keep_relaxed`, what _relaxed gives
 // (else an empty tensor).
@@ -27,17 +30,17 @@ using OneHotSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& log
                                                            double tau, const OptionalTensor& tau_rows, bool noise,
                                                            OptionalInt seed, const OptionalTensor& row_seeds,
                                                            const OptionalGenerator& generator, std::int64_t dim,
-                                                           bool keep_relaxed);
+                                                           bool keep_relaxed, OptionalNumbers numbers);
 
 // gumbel_ext::_index: argmax(logits / temperature + noise).
 using IndexSignature = at::Tensor(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
                                   const OptionalTensor& temperature_rows, OptionalInt seed,
                                   const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
-                                  std::optional<c10::SymInt> num_samples);
+                                  std::optional<c10::SymInt> num_samples, OptionalNumbers numbers);
 
-// gumbel_ext::_noise_: fills `out` with Gumbel noise.
-using NoiseSignature = void(at::Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds,
-                            const OptionalGenerator& generator);
+// gumbel_ext::_noise: Gumbel noise shaped, typed and placed as `like`, whose values are not read.
+using NoiseSignature = at::Tensor(const at::Tensor& like, OptionalInt seed, const OptionalTensor& row_seeds,
+                                  const OptionalGenerator& generator, OptionalNumbers numbers);
 
 // gumbel_ext::_backward: for p = softmax(u / tau), the gradient with respect to u, and with respect to
 // tau, one a row (size 1 along dim, float64). Either is undefined where it is not needed.
@@ -68,7 +71,7 @@ inline const auto& index_operator() {
   return op;
 }
 inline const auto& noise_operator() {
-  static const auto op = find_operator<NoiseSignature>("gumbel_ext::_noise_");
+  static const auto op = find_operator<NoiseSignature>("gumbel_ext::_noise");
   return op;
 }
 inline const auto& backward_operator() {

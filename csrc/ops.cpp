@@ -24,34 +24,44 @@ void check_device_has_kernels(const at::Device& device) {
                               ", the devices this build has kernels for, got ", device);
 }
 
+// What has to hold before the dispatcher looks for a kernel.
+void check_kind(const at::Tensor& logits, const char* temperature_name, const Temperature& temperature,
+                const OptionalTensor& mask, const Seed& seed) {
+  check_dense("logits", logits);
+  check_device_has_kernels(logits.device());
+  if (temperature.rows) check_dense(temperature_name, *temperature.rows);
+  if (mask) check_dense("mask", *mask);
+  if (seed.rows) check_dense("seed", *seed.rows);
+}
+
 at::Tensor relaxed(const at::Tensor& logits, const Temperature& tau, std::int64_t dim, const OptionalTensor& mask,
                    bool noise, const Seed& seed, const OptionalGenerator& generator) {
-  check_device_has_kernels(logits.device());
-  return relaxed_operator().call(logits, mask, tau.number, tau.rows, noise, seed.number, seed.rows, generator, dim);
+  check_kind(logits, "tau", tau, mask, seed);
+  return relaxed_operator().call(logits, mask, tau.number, tau.rows, noise, seed.number, seed.rows, generator, dim, {});
 }
 
 at::Tensor one_hot(const at::Tensor& logits, const Temperature& tau, std::int64_t dim, const OptionalTensor& mask,
                    bool noise, const Seed& seed, const OptionalGenerator& generator) {
-  check_device_has_kernels(logits.device());
+  check_kind(logits, "tau", tau, mask, seed);
   return std::get<0>(one_hot_operator().call(logits, mask, tau.number, tau.rows, noise, seed.number, seed.rows,
-                                             generator, dim, /*keep_relaxed=*/false));
+                                             generator, dim, /*keep_relaxed=*/false, {}));
 }
 
 at::Tensor index(const at::Tensor& logits, const Temperature& temperature, std::int64_t dim,
                  std::optional<c10::SymInt> num_samples, const OptionalTensor& mask, const Seed& seed,
                  const OptionalGenerator& generator) {
-  check_device_has_kernels(logits.device());
+  check_kind(logits, "temperature", temperature, mask, seed);
   return index_operator().call(logits, mask, temperature.number, temperature.rows, seed.number, seed.rows, generator,
-                               dim, std::move(num_samples));
+                               dim, std::move(num_samples), {});
 }
 
 at::Tensor noise(c10::SymIntArrayRef size, const Seed& seed, const OptionalGenerator& generator,
                  std::optional<at::ScalarType> dtype, std::optional<at::Device> device) {
   const auto options = at::TensorOptions().dtype(dtype).device(device);
   check_device_has_kernels(options.device());
-  at::Tensor out = at::empty_symint(size, options);
-  noise_operator().call(out, seed.number, seed.rows, generator);
-  return out;
+  check_noise_size(size);
+  const at::Tensor like = at::empty({}, options).expand_symint(size);  // a shape for the price of a number
+  return noise_operator().call(like, seed.number, seed.rows, generator, {});
 }
 
 }  // namespace
@@ -150,15 +160,15 @@ TORCH_LIBRARY(gumbel_ext, m) {
            true);
 
   m.def("_build_info() -> str", build_info_json);
-  const std::string source = "int? seed, Tensor? row_seeds, Generator? generator";
+  const std::string source = "int? seed, Tensor? row_seeds, Generator? generator", numbers = ", SymInt[]? numbers=None";
   const std::string inputs =
       "(Tensor logits, Tensor? mask, float tau, Tensor? tau_rows, bool noise, " + source + ", int dim";
-  define("_relaxed" + inputs + ") -> Tensor", true);
-  define("_one_hot" + inputs + ", bool keep_relaxed) -> (Tensor, Tensor)", true);
+  define("_relaxed" + inputs + numbers + ") -> Tensor", true);
+  define("_one_hot" + inputs + ", bool keep_relaxed" + numbers + ") -> (Tensor, Tensor)", true);
   define("_index(Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, " + source +
-             ", int dim, SymInt? num_samples) -> Tensor",
+             ", int dim, SymInt? num_samples" + numbers + ") -> Tensor",
          true);
-  define("_noise_(Tensor(a!) out, " + source + ") -> ()", true);
+  define("_noise(Tensor like, " + source + numbers + ") -> Tensor", true);
   define(
       "_backward(Tensor grad, Tensor relaxed, float tau, Tensor? tau_rows, int dim, bool need_logits, "
       "bool need_tau) -> (Tensor, Tensor)",
@@ -193,7 +203,7 @@ at::Tensor gumbel_noise_overload(c10::SymIntArrayRef size, SeedArgument seed, co
   return noise(size, seed, generator, dtype, device);
 }
 
-TORCH_LIBRARY_IMPL(gumbel_ext, CompositeImplicitAutograd, m) {
+void implement(torch::Library& m) {
   using Rows = const at::Tensor&;
   m.impl("softmax", softmax_overload<double>);
   m.impl("softmax.tau_tensor", softmax_overload<Rows>);
@@ -209,6 +219,18 @@ TORCH_LIBRARY_IMPL(gumbel_ext, CompositeImplicitAutograd, m) {
   m.impl("gumbel_max.tensors", gumbel_max_overload<Rows, Rows>);
   m.impl("gumbel_noise", gumbel_noise_overload<OptionalInt>);
   m.impl("gumbel_noise.seed_tensor", gumbel_noise_overload<Rows>);
+}
+
+TORCH_LIBRARY_IMPL(gumbel_ext, CompositeImplicitAutograd, m) {
+  implement(m);
+}
+// Nested tensors come here for a refusal in one sentence.
+TORCH_LIBRARY_IMPL(gumbel_ext, CompositeImplicitAutogradNestedTensor, m) {
+  implement(m);
+}
+// Under vmap also where no argument is batched: the noise may have to be different for each element.
+TORCH_LIBRARY_IMPL(gumbel_ext, FuncTorchVmapMode, m) {
+  implement(m);
 }
 
 }  // namespace gumbel_ext

@@ -190,10 +190,11 @@ def test_noise(cuda: Any, dtype: torch.dtype, shape: tuple[int, int]) -> None:
     """The noise's bits, tails included."""
     seeds = torch.tensor(fingerprint.SEEDS)[torch.arange(shape[0]) % 4]
     for seed, rows in ((1343428, None), (-5, None), (None, seeds)):
-        expected, found = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
-        cpu._noise_(expected, seed, rows, None)
-        cuda._noise_(found, seed, rows, None)
-        assert torch.equal(found, expected)
+        for numbers in (None, [3, 2, 0]):
+            found, expected = (
+                ops._noise(torch.empty(shape, dtype=dtype), seed, rows, None, numbers) for ops in (cuda, cpu)
+            )
+            assert torch.equal(found, expected)
 
 
 def test_state_of_a_captured_generator(cuda: Any) -> None:

@@ -241,12 +241,19 @@ def test_size_dtype_and_device_defaults() -> None:
 
 
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
-@pytest.mark.parametrize("classes", [1, 3, 17, 64, 2049])
-def test_nothing_is_written_out_of_bounds(classes: int, dtype: torch.dtype) -> None:
-    """Noise lands in the elements it is for, whatever their strides."""
-    frame = torch.full((7, classes + 2, 3), -99.0, dtype=dtype)
-    expected = frame.clone()
-    inner = frame[1:6, 1:-1, 1]
-    torch.ops.gumbel_ext._noise_(inner, 3, None, None)
-    expected[1:6, 1:-1, 1] = gumbel_ext.gumbel_noise((5, classes), seed=3, dtype=dtype)
-    assert torch.equal(frame, expected)
+@pytest.mark.parametrize("shape", [(6, 5), (4, 2049), (3, 64, 3)], ids=str)
+def test_rows_may_be_numbered_as_those_of_a_larger_whole(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Row = the first row's number + the sum of index times stride: a part has the noise of its place in the whole."""
+    sizes = [2 * n + 1 for n in shape[:-1]]
+    strides = [torch.Size(sizes[d + 1 :]).numel() for d in range(len(sizes))]
+    whole = gumbel_ext.gumbel_noise((*sizes, shape[-1]), seed=5, dtype=dtype)
+    part = whole[tuple(slice(1, None, 2) for _ in sizes)]
+    numbers = [sum(strides), *(2 * stride for stride in strides), 0]
+    found = torch.ops.gumbel_ext._noise(torch.empty(part.shape, dtype=dtype), 5, None, None, numbers)
+    assert torch.equal(found, part)
+    x = torch.zeros(part.shape, dtype=dtype)
+    index = torch.ops.gumbel_ext._index(x, None, 1.0, None, 5, None, None, -1, None, numbers)
+    assert torch.equal(index, part.argmax(-1))
+    for moved in (x, x.movedim(-1, 0).contiguous().movedim(0, -1)):
+        relaxed = torch.ops.gumbel_ext._relaxed(moved, None, 1.0, None, True, 5, None, None, -1, numbers)
+        assert torch.equal(relaxed.argmax(-1), index)

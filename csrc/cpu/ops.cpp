@@ -42,8 +42,8 @@ struct Cpu {
   };
   static constexpr bool kValuesAtHand = true;
 
-  static Tensor new_like(const Tensor& tensor) {
-    return cpu::new_like(tensor);
+  static Tensor new_like(const Tensor& tensor, at::MemoryFormat format = at::MemoryFormat::Preserve) {
+    return cpu::new_like(tensor, format);
   }
   static Noise draw_noise(const OptionalGenerator& generator) {
     auto* source = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
@@ -53,17 +53,17 @@ struct Cpu {
     return noise;
   }
 
-  static void run(ForwardJob job, Element element) {
+  static void run(ForwardJob job, Element element, const DrawNoise& draw) {
     job.scores.shape.group_rows = group_rows(job.scores.shape, job.scores.logits, kRowsInLanes);
-    run_forward(kernels_for(element), job);
+    run_forward(kernels_for(element), job, draw);
   }
-  static void run(IndexJob job, Element element) {
+  static void run(IndexJob job, Element element, const DrawNoise& draw) {
     job.scores.shape.group_rows = group_rows(job.scores.shape, job.scores.logits, kNeighbourRows);
-    run_index(kernels_for(element), job);
+    run_index(kernels_for(element), job, draw);
   }
-  static void run(NoiseJob job, Element element) {
+  static void run(NoiseJob job, Element element, const DrawNoise& draw) {
     job.shape.group_rows = group_rows(job.shape, job.out, kNeighbourRows);
-    run_noise(kernels_for(element), job);
+    run_noise(kernels_for(element), job, draw);
   }
   static void run(BackwardJob job, Element element) {
     job.shape.group_rows = group_rows(job.shape, job.relaxed, kRowsInLanes);

@@ -10,40 +10,63 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
+#include <string_view>
 #include <vector>
 
 namespace gumbel_ext::cpu {
 namespace {
 
 constexpr std::size_t kSmallest = std::size_t(1) << 20;  // below this, the usual allocator keeps memory itself
-constexpr std::size_t kGranule = std::size_t(2) << 20;   // a huge page
+constexpr std::size_t kHugePage = std::size_t(2) << 20;
+constexpr std::size_t kMostBlocks = 1024;
 
+// Memory for a tensor behind a header that says how much there is, so that its address says all.
 struct Block {
-  void* data;
-  std::size_t bytes;
-};
+  static constexpr std::size_t kHeader = 64;
 
-Block new_block(std::size_t bytes) {
-  bytes = (bytes + kGranule - 1) / kGranule * kGranule;
-  void* data = std::aligned_alloc(kGranule, bytes);
-  TORCH_CHECK(data != nullptr, "gumbel_ext: out of memory for a tensor of ", bytes, " bytes");
+  char* memory = nullptr;
+  std::size_t bytes = 0;  // of which kHeader are the header's
+
+  Block() = default;
+  explicit Block(std::size_t wanted) : bytes(wanted + kHeader) {
+    void* start = nullptr;
+    const bool found = posix_memalign(&start, kHugePage, bytes) == 0;
+    TORCH_CHECK(found, "gumbel_ext: out of memory for a tensor of ", wanted, " bytes");
+    memory = static_cast<char*>(start);
 #if defined(__linux__)
-  madvise(data, bytes, MADV_HUGEPAGE);  // a request: where it is refused, nothing changes
+    madvise(memory, bytes, MADV_HUGEPAGE);  // a request: where it is refused, nothing changes
 #endif
-  return {data, bytes};
-}
+    std::memcpy(memory, &bytes, sizeof bytes);
+  }
+  static Block of(void* data) {
+    Block block;
+    block.memory = static_cast<char*>(data) - kHeader;
+    std::memcpy(&block.bytes, block.memory, sizeof block.bytes);
+    return block;
+  }
+  void* data() const {
+    return memory + kHeader;
+  }
+  std::size_t room() const {
+    return bytes - kHeader;
+  }
+};
 
 // The blocks that wait to be used again, the oldest first. Whoever finds the lock taken does without: so nobody waits,
 // and a process that forked while another thread held it does not hang.
 class Kept {
  public:
+  Kept() {
+    blocks_.reserve(kMostBlocks);
+  }
   // A block of at least so many bytes, and not many more; {} where there is none.
   Block take(std::size_t bytes) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock) return {};
     const auto fits = [&](const Block& block) {
-      return block.bytes >= bytes && block.bytes <= bytes + bytes / 4 + kGranule;
+      return block.room() >= bytes && block.room() <= bytes + bytes / 4 + kHugePage;
     };
     const auto found = std::find_if(blocks_.rbegin(), blocks_.rend(), fits);
     if (found == blocks_.rend()) return {};
@@ -55,22 +78,27 @@ class Kept {
   void give(Block block) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock || block.bytes > limit_) {
-      std::free(block.data);
+      std::free(block.memory);
       return;
     }
-    blocks_.push_back(block);
-    total_ += block.bytes;
-    while (total_ > limit_) {
+    while (total_ + block.bytes > limit_ || blocks_.size() == kMostBlocks) {
       total_ -= blocks_.front().bytes;
-      std::free(blocks_.front().data);
+      std::free(blocks_.front().memory);
       blocks_.erase(blocks_.begin());
     }
+    blocks_.push_back(block);  // there is room: it allocates nothing, and cannot fail
+    total_ += block.bytes;
   }
 
  private:
   static std::size_t limit() {
-    const char* megabytes = std::getenv("GUMBEL_EXT_CPU_KEEP_MB");
-    return megabytes ? static_cast<std::size_t>(std::max(0LL, std::atoll(megabytes))) << 20 : kKeptBytes;
+    const char* text = std::getenv("GUMBEL_EXT_CPU_KEEP_MB");
+    if (text == nullptr || *text == '\0') return kKeptBytes;
+    const std::string_view digits = text;
+    const bool is_number = digits.find_first_not_of("0123456789") == digits.npos && digits.size() <= 13;
+    TORCH_CHECK_VALUE(is_number, "GUMBEL_EXT_CPU_KEEP_MB: expected a whole number of megabytes below 10^13, got ",
+                      text);
+    return static_cast<std::size_t>(std::atoll(text)) << 20;
   }
 
   std::mutex mutex_;
@@ -89,31 +117,34 @@ class RecyclingAllocator final : public c10::Allocator {
   c10::DataPtr allocate(std::size_t bytes) override {
     if (bytes < kSmallest) return c10::GetCPUAllocator()->allocate(bytes);
     Block block = kept().take(bytes);
-    if (block.data == nullptr) block = new_block(bytes);
-    c10::profiledCPUMemoryReporter().New(block.data, block.bytes);
-    return {block.data, new Block(block), release, c10::Device(c10::DeviceType::CPU)};
+    if (block.memory == nullptr) block = Block(bytes);
+    c10::profiledCPUMemoryReporter().New(block.data(), block.room());
+    return {block.data(), block.data(), release, c10::Device(c10::DeviceType::CPU)};
   }
   void copy_data(void* to, const void* from, std::size_t bytes) const override {
     default_copy_data(to, from, bytes);
   }
-
- private:
-  static void release(void* context) {
-    Block* block = static_cast<Block*>(context);
-    c10::profiledCPUMemoryReporter().Delete(block->data);
-    kept().give(*block);
-    delete block;
+  static void release(void* data) {
+    c10::profiledCPUMemoryReporter().Delete(data);
+    kept().give(Block::of(data));
   }
 };
 
 }  // namespace
 
-at::Tensor new_like(const at::Tensor& tensor) {
-  if (tensor.nbytes() < kSmallest) return at::empty_like(tensor);
+at::Tensor new_like(const at::Tensor& tensor, at::MemoryFormat format) {
+  kept();  // says what is wrong with the environment, whatever the size
+  if (tensor.nbytes() < kSmallest) return at::empty_like(tensor, format);
   static RecyclingAllocator allocator;
-  const at::Tensor shape = at::empty_like(tensor, tensor.options().device(at::kMeta));  // with empty_like's strides
+  // With empty_like's strides:
+  const at::Tensor shape = at::empty_like(tensor, tensor.options().device(at::kMeta), format);
   return at::detail::empty_strided_generic(shape.sizes(), shape.strides(), &allocator,
                                            c10::DispatchKeySet(c10::DispatchKey::CPU), tensor.scalar_type());
+}
+
+bool is_private(const at::Tensor& tensor) {
+  const c10::DeleterFnPtr deleter = tensor.storage().data_ptr().get_deleter();
+  return deleter == &RecyclingAllocator::release || deleter == c10::GetCPUAllocator()->raw_deleter();
 }
 
 }  // namespace gumbel_ext::cpu

@@ -2,47 +2,61 @@
 
 #include <ATen/Parallel.h>
 #include <c10/core/CPUAllocator.h>
+#include <torch/csrc/stable/c/shim.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <memory>
-#include <vector>
 
+#include "../core/gradient.h"
 #include "../core/softmax.h"
 
 namespace gumbel_ext::cpu {
 namespace {
 
-constexpr std::int64_t kGrainClasses = 8192;  // less work than this stays on one thread
-constexpr std::int64_t kDrawsPerTask = 64;    // draws that share one pass over the logits
-
-// Working memory that a thread keeps from call to call: small, and the same for all shapes alike.
-Workspace thread_workspace(std::int64_t bytes) {
-  struct Free {
-    void operator()(void* p) const {
-      std::free(p);
-    }
-  };
-  thread_local std::unique_ptr<void, Free> memory;
-  thread_local std::int64_t capacity = 0;
-  if (bytes > capacity) {
-    memory.reset(std::aligned_alloc(64, static_cast<std::size_t>((bytes + 63) / 64 * 64)));
-    TORCH_CHECK(memory != nullptr, "gumbel_ext: out of memory for ", bytes, " bytes of working memory");
-    capacity = bytes;
-  }
-  return memory.get();
-}
+constexpr std::int64_t kGrainClasses = 8192;                // less work than this stays on one thread
+constexpr std::int64_t kDrawsPerTask = 64;                  // draws that share one pass over the logits
+constexpr std::int64_t kKeptBytes = std::int64_t(4) << 20;  // of working memory, from call to call
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
 
+std::int64_t threads() {
+  return at::in_parallel_region() ? 1 : at::get_num_threads();
+}
+
+// body(part) for every part, on the threads of torch itself, whatever OpenMP runtime this compiler brings. The bodies
+// neither allocate nor throw: all that can fail is done before.
+template <typename Body>
+void parallel(std::int64_t parts, const Body& body) {
+  if (parts == 1) return body(0);
+  const auto serve = [](std::int64_t begin, std::int64_t end, void* context) {
+    for (std::int64_t part = begin; part < end; ++part) (*static_cast<const Body*>(context))(part);
+  };
+  TORCH_CHECK(torch_parallel_for(0, parts, 1, serve, const_cast<Body*>(&body)) == 0, "gumbel_ext: no threads");
+}
+
 // Whether the groups are too few to keep every thread at work while their rows are long.
 bool share_out_tiles(const Shape& shape, std::int64_t tasks) {
-  const std::int64_t threads = at::get_num_threads();
-  return threads > 1 && shape.tiles() >= 4 * threads && tasks < 4 * threads && tasks % threads != 0;
+  return threads() > 1 && shape.tiles() >= 4 * threads() && tasks < 4 * threads() && tasks % threads() != 0;
 }
+
+// How a call's tasks go to threads: each task whole to one of the parts, or one task after the other, its tiles
+// shared out among the parts.
+struct Parts {
+  std::int64_t tasks, count;
+  bool share_tiles;
+
+  Parts(const Shape& shape, std::int64_t tasks, std::int64_t classes_per_task)
+      : tasks(tasks), share_tiles(share_out_tiles(shape, tasks)) {
+    const std::int64_t grain = std::max<std::int64_t>(1, kGrainClasses / classes_per_task);
+    count = share_tiles ? threads() : std::min(threads(), divide_up(tasks, grain));
+  }
+  // The first of the part's share of `n`; that of the next part is the share's end.
+  std::int64_t first(std::int64_t part, std::int64_t n) const {
+    return std::min(n, part * divide_up(n, count));
+  }
+};
 
 // A group's work; short rows cost as much as a vector.
 std::int64_t group_classes(const Shape& shape) {
@@ -54,45 +68,83 @@ GroupState group_of(const Shape& shape, std::int64_t group) {
   return {first, std::min(shape.group_rows, shape.rows - first), nullptr, nullptr, nullptr};
 }
 
-// What the passes over a group of several tiles keep between them.
-class GroupMemory {
+// All that a call works in, allocated at once: a workspace for each part, and `group_bytes` for each part that has
+// groups of its own, or for all.
+class CallMemory {
  public:
-  GroupMemory(const ElementKernels& kernels, const Shape& shape, std::int64_t buffered_tiles) {
-    stats_.resize(shape.tiles() * shape.group_rows);
-    if (shape.tiles() == 1) return;
-    row_stats_.resize(shape.group_rows);
-    const std::int64_t bytes = shape.group_rows * buffered_tiles * kTileClasses * kernels.compute_bytes;
-    if (bytes > 0) buffer_ = c10::GetCPUAllocator()->allocate(bytes);
+  CallMemory(const ElementKernels& kernels, const Shape& shape, const Parts& parts, std::int64_t group_bytes)
+      : workspace_bytes_(round_up(kernels.workspace_bytes(shape))), group_bytes_(round_up(group_bytes)) {
+    const std::int64_t groups = parts.share_tiles ? 1 : parts.count;
+    groups_ = parts.count * workspace_bytes_;
+    const std::int64_t bytes = groups_ + groups * group_bytes_;
+    if (bytes > kKeptBytes) {
+      own_ = c10::GetCPUAllocator()->allocate(bytes);
+      memory_ = static_cast<char*>(own_.get());
+      return;
+    }
+    thread_local c10::DataPtr kept;
+    thread_local std::int64_t capacity = 0;
+    if (bytes > capacity) {
+      kept = c10::GetCPUAllocator()->allocate(bytes);
+      capacity = bytes;
+    }
+    memory_ = static_cast<char*>(kept.get());
   }
-  GroupState attach(GroupState group) {
-    group.stats = stats_.data();
-    group.row_stats = row_stats_.data();
-    group.row_buffer = buffer_.get();
-    return group;
+  Workspace workspace(std::int64_t part) const {
+    return memory_ + part * workspace_bytes_;
+  }
+  void* group(std::int64_t part) const {
+    return memory_ + groups_ + part * group_bytes_;
   }
 
  private:
-  std::vector<TileStats> stats_, row_stats_;
-  c10::DataPtr buffer_;
+  static std::int64_t round_up(std::int64_t bytes) {
+    return divide_up(bytes, 64) * 64;
+  }
+  std::int64_t workspace_bytes_, group_bytes_, groups_ = 0;
+  c10::DataPtr own_;
+  char* memory_ = nullptr;
+};
+
+// What the passes over a group of several tiles keep between them: `buffered_tiles` tiles of each row have a place to
+// wait in.
+struct GroupMemory {
+  std::int64_t stats, row_stats, buffer;  // bytes
+
+  GroupMemory(const ElementKernels& kernels, const Shape& shape, std::int64_t buffered_tiles)
+      : stats(shape.tiles() * shape.group_rows * std::int64_t(sizeof(TileStats))), row_stats(0), buffer(0) {
+    if (shape.tiles() == 1) return;
+    row_stats = shape.group_rows * std::int64_t(sizeof(TileStats));
+    buffer = shape.group_rows * buffered_tiles * kTileClasses * kernels.compute_bytes;
+  }
+  std::int64_t bytes() const {
+    return buffer + stats + row_stats;
+  }
+  GroupState attach(GroupState group, void* memory) const {
+    group.row_buffer = memory;  // first: it is read and written by whole vectors
+    group.stats = reinterpret_cast<TileStats*>(static_cast<char*>(memory) + buffer);
+    group.row_stats = reinterpret_cast<TileStats*>(static_cast<char*>(memory) + buffer + stats);
+    return group;
+  }
 };
 
 // For every group: first(group, tile, workspace) for all its tiles; then, where they are several,
-// combine(group), and finish(group, tile, workspace) for all of them; then done(group). Between, `buffered_tiles`
-// tiles of each row have a place to wait in.
-template <typename First, typename Combine, typename Finish, typename Done>
-void run(const ElementKernels& kernels, const Shape& shape, std::int64_t buffered_tiles, First first, Combine combine,
-         Finish finish, Done done) {
-  if (shape.rows == 0 || shape.classes == 0) return;
-  const std::int64_t bytes = kernels.workspace_bytes(shape);
-  const std::int64_t groups = divide_up(shape.rows, shape.group_rows), tiles = shape.tiles();
-  const std::int64_t group_grain = std::max<std::int64_t>(1, kGrainClasses / group_classes(shape));
-
-  if (!share_out_tiles(shape, groups)) {
-    at::parallel_for(0, groups, group_grain, [&](std::int64_t begin, std::int64_t end) {
-      const Workspace workspace = thread_workspace(bytes);
-      GroupMemory memory(kernels, shape, buffered_tiles);
-      for (std::int64_t g = begin; g < end; ++g) {
-        const GroupState group = memory.attach(group_of(shape, g));
+// combine(group), and finish(group, tile, workspace) for all of them; then done(group). ready() before, when all
+// memory is there.
+template <typename Ready, typename First, typename Combine, typename Finish, typename Done>
+void run(const ElementKernels& kernels, const Shape& shape, std::int64_t buffered_tiles, Ready ready, First first,
+         Combine combine, Finish finish, Done done) {
+  if (shape.rows == 0 || shape.classes == 0) return ready();
+  const std::int64_t tiles = shape.tiles();
+  const Parts parts(shape, divide_up(shape.rows, shape.group_rows), group_classes(shape));
+  const GroupMemory group_memory(kernels, shape, buffered_tiles);
+  const CallMemory memory(kernels, shape, parts, group_memory.bytes());
+  ready();
+  if (!parts.share_tiles) {
+    parallel(parts.count, [&](std::int64_t part) {
+      const Workspace workspace = memory.workspace(part);
+      for (std::int64_t g = parts.first(part, parts.tasks); g < parts.first(part + 1, parts.tasks); ++g) {
+        const GroupState group = group_memory.attach(group_of(shape, g), memory.group(part));
         for (std::int64_t t = 0; t < tiles; ++t) first(group, t, workspace);
         if (tiles > 1) combine(group);
         for (std::int64_t t = 0; t < tiles && tiles > 1; ++t) finish(group, t, workspace);
@@ -101,15 +153,14 @@ void run(const ElementKernels& kernels, const Shape& shape, std::int64_t buffere
     });
     return;
   }
-  GroupMemory memory(kernels, shape, buffered_tiles);
   const auto share = [&](const GroupState& group, const auto& pass) {
-    at::parallel_for(0, tiles, 1, [&](std::int64_t begin, std::int64_t end) {
-      const Workspace workspace = thread_workspace(bytes);
-      for (std::int64_t t = begin; t < end; ++t) pass(group, t, workspace);
+    parallel(parts.count, [&](std::int64_t part) {
+      for (std::int64_t t = parts.first(part, tiles); t < parts.first(part + 1, tiles); ++t)
+        pass(group, t, memory.workspace(part));
     });
   };
-  for (std::int64_t g = 0; g < groups; ++g) {
-    const GroupState group = memory.attach(group_of(shape, g));
+  for (std::int64_t g = 0; g < parts.tasks; ++g) {
+    const GroupState group = group_memory.attach(group_of(shape, g), memory.group(0));
     share(group, first);
     combine(group);
     share(group, finish);
@@ -117,82 +168,87 @@ void run(const ElementKernels& kernels, const Shape& shape, std::int64_t buffere
   }
 }
 
-// The winners of one task's rows and draws, into `best`.
-void index_task(const ElementKernels& kernels, const IndexJob& job, const GroupState& group, std::int64_t first_draw,
-                std::int64_t draws, std::vector<Best>& best) {
-  const Shape& shape = job.scores.shape;
-  const std::int64_t bytes = kernels.workspace_bytes(shape), tiles = shape.tiles(), count = group.rows * draws;
-  const std::int64_t tasks = divide_up(shape.rows, shape.group_rows) * divide_up(job.draws, kDrawsPerTask);
-  best.resize(count);
-  if (!share_out_tiles(shape, tasks)) {
-    kernels.index_tiles(job, group, first_draw, draws, 0, tiles, best.data(), thread_workspace(bytes));
-    return;
-  }
-  const std::int64_t parts = at::get_num_threads();
-  std::vector<Best> partial(parts * count);
-  at::parallel_for(0, parts, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t p = begin; p < end; ++p)
-      kernels.index_tiles(job, group, first_draw, draws, tiles * p / parts, tiles * (p + 1) / parts,
-                          partial.data() + p * count, thread_workspace(bytes));
-  });
-  std::copy_n(partial.begin(), count, best.begin());
-  for (std::int64_t i = count; i < parts * count; ++i) {
-    Best& kept = best[i % count];
-    if (beats(partial[i].score, kept.score)) kept = partial[i];
-  }
-}
+// A task of the index: the draws [first_draw, first_draw + draws) of a group's rows.
+struct IndexTask {
+  GroupState group;
+  std::int64_t first_draw, draws;
+  Workspace workspace;
+  Best* best;  // [rows][draws]
+};
 
 // Where a low temperature takes finite logits out of range (to two infinities that tie, say), the row is
 // searched once more with its largest logit subtracted, which then is 0.
-void search_again_where_infinite(const ElementKernels& kernels, const IndexJob& job, const GroupState& group,
-                                 std::int64_t first_draw, std::int64_t draws, std::vector<Best>& best) {
-  const Shape& shape = job.scores.shape;
-  const Workspace workspace = thread_workspace(kernels.workspace_bytes(shape));
-  for (std::int64_t r = 0; r < group.rows; ++r) {
-    const double temperature = job.temperature[group.first_row + r];
-    Best* row_best = best.data() + r * draws;
+void search_again_where_infinite(const ElementKernels& kernels, const IndexJob& job, const IndexTask& task) {
+  const std::int64_t tiles = job.scores.shape.tiles();
+  for (std::int64_t r = 0; r < task.group.rows; ++r) {
+    const double temperature = job.temperature[task.group.first_row + r];
+    Best* row_best = task.best + r * task.draws;
     if (!std::isinf(row_best[0].score) || temperature >= 1 || temperature == 0) continue;
-    const GroupState row{group.first_row + r, 1, nullptr, nullptr, nullptr};
+    const GroupState row{task.group.first_row + r, 1, nullptr, nullptr, nullptr};
     IndexJob largest{job.scores, {}, 1};
     largest.scores.noise.on = false;
     Best found;
-    kernels.index_tiles(largest, row, 0, 1, 0, shape.tiles(), &found, workspace);
+    kernels.index_tiles(largest, row, 0, 1, 0, tiles, &found, task.workspace);
     if (!std::isfinite(found.score)) continue;
     IndexJob shifted = job;
     shifted.shift = found.score;
-    kernels.index_tiles(shifted, row, first_draw, draws, 0, shape.tiles(), row_best, workspace);
+    kernels.index_tiles(shifted, row, task.first_draw, task.draws, 0, tiles, row_best, task.workspace);
   }
 }
 
-template <typename Visit>
-void for_each_index_task(const IndexJob& job, Visit visit) {
+// done(task), with the winners of its rows and draws, for every group and kDrawsPerTask draws; ready() before.
+template <typename Ready, typename Done>
+void run_index_tasks(const ElementKernels& kernels, const IndexJob& job, Ready ready, Done done) {
   const Shape& shape = job.scores.shape;
-  if (shape.rows == 0 || shape.classes == 0 || job.draws == 0) return;
-  const std::int64_t groups = divide_up(shape.rows, shape.group_rows), blocks = divide_up(job.draws, kDrawsPerTask);
-  const std::int64_t classes = group_classes(shape) * std::min(job.draws, kDrawsPerTask);
-  const auto serve = [&](std::int64_t begin, std::int64_t end) {
-    std::vector<Best> best;
-    for (std::int64_t task = begin; task < end; ++task) {
-      const std::int64_t first_draw = task % blocks * kDrawsPerTask;
-      visit(group_of(shape, task / blocks), first_draw, std::min(kDrawsPerTask, job.draws - first_draw), best);
-    }
+  if (shape.rows == 0 || shape.classes == 0 || job.draws == 0) return ready();
+  const std::int64_t tiles = shape.tiles(), blocks = divide_up(job.draws, kDrawsPerTask);
+  const std::int64_t most_draws = std::min(job.draws, kDrawsPerTask), most = shape.group_rows * most_draws;
+  const Parts parts(shape, divide_up(shape.rows, shape.group_rows) * blocks, group_classes(shape) * most_draws);
+  const std::int64_t bests = parts.share_tiles ? parts.count : 1;  // a part's own winners, of which the first wins
+  const CallMemory memory(kernels, shape, parts, bests * most * std::int64_t(sizeof(Best)));
+  ready();
+  const auto task_of = [&](std::int64_t number, std::int64_t part) {
+    const std::int64_t first_draw = number % blocks * kDrawsPerTask;
+    return IndexTask{group_of(shape, number / blocks), first_draw, std::min(kDrawsPerTask, job.draws - first_draw),
+                     memory.workspace(part), static_cast<Best*>(memory.group(part))};
   };
-  if (share_out_tiles(shape, groups * blocks))
-    serve(0, groups * blocks);
-  else
-    at::parallel_for(0, groups * blocks, std::max<std::int64_t>(1, kGrainClasses / classes), serve);
+  if (!parts.share_tiles) {
+    parallel(parts.count, [&](std::int64_t part) {
+      for (std::int64_t t = parts.first(part, parts.tasks); t < parts.first(part + 1, parts.tasks); ++t) {
+        const IndexTask task = task_of(t, part);
+        kernels.index_tiles(job, task.group, task.first_draw, task.draws, 0, tiles, task.best, task.workspace);
+        done(task);
+      }
+    });
+    return;
+  }
+  for (std::int64_t t = 0; t < parts.tasks; ++t) {
+    const IndexTask task = task_of(t, 0);
+    const std::int64_t count = task.group.rows * task.draws;
+    parallel(parts.count, [&](std::int64_t part) {
+      kernels.index_tiles(job, task.group, task.first_draw, task.draws, parts.first(part, tiles),
+                          parts.first(part + 1, tiles), task.best + part * count, memory.workspace(part));
+    });
+    for (std::int64_t i = count; i < parts.count * count; ++i) {
+      Best& kept = task.best[i % count];
+      if (beats(task.best[i].score, kept.score)) kept = task.best[i];
+    }
+    done(task);
+  }
 }
 
 }  // namespace
 
-void run_forward(const ElementKernels& kernels, ForwardJob job) {
+void run_forward(const ElementKernels& kernels, ForwardJob job, const DrawNoise& draw) {
   if (!job.relaxed) {  // the winner alone: most classes need no logarithm
     IndexJob index{job.scores, {}, 1};
-    for_each_index_task(index, [&](const GroupState& group, std::int64_t, std::int64_t, std::vector<Best>& best) {
-      index_task(kernels, index, group, 0, 1, best);
-      const Workspace workspace = thread_workspace(kernels.workspace_bytes(job.scores.shape));
+    const auto ready = [&] {
+      draw(job.scores.noise);
+      index.scores.noise = job.scores.noise;
+    };
+    run_index_tasks(kernels, index, ready, [&](const IndexTask& task) {
       for (std::int64_t t = 0; t < job.scores.shape.tiles(); ++t)
-        kernels.one_hot_tile(job, group, t, best.data(), workspace);
+        kernels.one_hot_tile(job, task.group, t, task.best, task.workspace);
     });
     return;
   }
@@ -200,33 +256,34 @@ void run_forward(const ElementKernels& kernels, ForwardJob job) {
   job.in_place =
       kernels.compute_bytes == kernels.element_bytes && job.relaxed.class_stride == 1 && shape.group_rows == 1;
   run(
-      kernels, shape, job.in_place ? 1 : shape.tiles(),
+      kernels, shape, job.in_place ? 1 : shape.tiles(), [&] { draw(job.scores.noise); },
       [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.forward_tile(job, group, tile, w); },
       [&](const GroupState& group) { kernels.forward_combine(job, group); },
       [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.forward_finish(job, group, tile, w); },
       [](const GroupState&) {});
 }
 
-void run_index(const ElementKernels& kernels, const IndexJob& job) {
-  for_each_index_task(
-      job, [&](const GroupState& group, std::int64_t first_draw, std::int64_t draws, std::vector<Best>& best) {
-        index_task(kernels, job, group, first_draw, draws, best);
-        search_again_where_infinite(kernels, job, group, first_draw, draws, best);
-        for (std::int64_t i = 0; i < group.rows * draws; ++i)
-          job.out[(group.first_row + i / draws) * job.draws + first_draw + i % draws] = best[i].index;
+void run_index(const ElementKernels& kernels, IndexJob job, const DrawNoise& draw) {
+  run_index_tasks(
+      kernels, job, [&] { draw(job.scores.noise); },
+      [&](const IndexTask& task) {
+        search_again_where_infinite(kernels, job, task);
+        for (std::int64_t i = 0; i < task.group.rows * task.draws; ++i)
+          job.out[(task.group.first_row + i / task.draws) * job.draws + task.first_draw + i % task.draws] =
+              task.best[i].index;
       });
 }
 
-void run_noise(const ElementKernels& kernels, const NoiseJob& job) {
+void run_noise(const ElementKernels& kernels, NoiseJob job, const DrawNoise& draw) {
   run(
-      kernels, job.shape, 0,
+      kernels, job.shape, 0, [&] { draw(job.noise); },
       [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.noise_tile(job, group, tile, w); },
       [](const GroupState&) {}, [](const GroupState&, std::int64_t, Workspace) {}, [](const GroupState&) {});
 }
 
 void run_backward(const ElementKernels& kernels, const BackwardJob& job) {
   run(
-      kernels, job.shape, 0,
+      kernels, job.shape, 0, [] {},
       [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.backward_tile(job, group, tile, w); },
       [&](const GroupState& group) { kernels.backward_combine(job, group); },
       [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.backward_finish(job, group, tile, w); },
@@ -234,7 +291,7 @@ void run_backward(const ElementKernels& kernels, const BackwardJob& job) {
         for (std::int64_t r = 0; r < group.rows && job.grad_tau; ++r) {
           double sum = 0;
           for (std::int64_t t = 0; t < job.shape.tiles(); ++t) sum += group.stats[t * group.rows + r].log_sum;
-          job.grad_tau[group.first_row + r] = -sum / job.tau[group.first_row + r];
+          job.grad_tau[group.first_row + r] = tau_gradient(sum, job.tau[group.first_row + r]);
         }
       });
 }

@@ -1,14 +1,20 @@
 // Jobs shared out over torch's threads: over groups of rows, or, where those are few and long, over the
 // tiles of one group after the other.
+//
+// Whatever can fail, memory above all, does so before draw(noise) completes the job's noise.
 #pragma once
+
+#include <functional>
 
 #include "job.h"
 
 namespace gumbel_ext::cpu {
 
-void run_forward(const ElementKernels& kernels, ForwardJob job);
-void run_index(const ElementKernels& kernels, const IndexJob& job);
-void run_noise(const ElementKernels& kernels, const NoiseJob& job);
+using DrawNoise = std::function<void(Noise&)>;
+
+void run_forward(const ElementKernels& kernels, ForwardJob job, const DrawNoise& draw);
+void run_index(const ElementKernels& kernels, IndexJob job, const DrawNoise& draw);
+void run_noise(const ElementKernels& kernels, NoiseJob job, const DrawNoise& draw);
 void run_backward(const ElementKernels& kernels, const BackwardJob& job);
 
 }  // namespace gumbel_ext::cpu

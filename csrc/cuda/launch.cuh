@@ -51,6 +51,7 @@ struct Launcher {
   template <typename... Parameters, typename... Arguments>
   cudaError_t operator()(void (*kernel)(Parameters...), std::int64_t tasks, int threads,
                          const Arguments&... arguments) const {
+    if (context.before_launch) context.before_launch();
     constexpr std::int64_t kMaxGrid = std::int64_t(1) << 30;
     const std::int64_t most = kMaxGrid / plan.blocks;
     const LaunchConfig launch((tasks < most ? tasks : most) * plan.blocks, threads, plan.blocks, context.stream);

@@ -20,6 +20,7 @@ struct Context {
   cudaStream_t stream = nullptr;
   DeviceLimits limits;
   std::function<void*(std::int64_t bytes)> workspace;  // working memory, until the job is done
+  std::function<void()> before_launch;                 // once all memory is there: completes the job's noise
   std::optional<Plan> plan;                            // instead of the one that is chosen
 };
 

@@ -5,6 +5,8 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <utility>
+
 #include "../core/philox.h"
 #include "../device_operators.h"
 #include "launch.h"
@@ -29,8 +31,8 @@ struct Cuda {
   using Guard = c10::cuda::CUDAGuard;
   static constexpr bool kValuesAtHand = false;  // reading them would wait for the device
 
-  static Tensor new_like(const Tensor& tensor) {
-    return at::empty_like(tensor);
+  static Tensor new_like(const Tensor& tensor, at::MemoryFormat format = at::MemoryFormat::Preserve) {
+    return at::empty_like(tensor, format);
   }
 
   // While a graph is captured, the generator's state is one that every replay moves on.
@@ -53,8 +55,22 @@ struct Cuda {
     return noise;
   }
 
+  template <typename Job, typename Draw>
+  static void run(Job job, Element element, const Draw& draw) {
+    bool drawn = false;
+    const auto draw_once = [&] {
+      if (!std::exchange(drawn, true)) draw(noise_of(job));
+    };
+    launch(job, element, draw_once);
+    draw_once();  // where nothing was launched
+  }
+  static void run(const BackwardJob& job, Element element) {
+    launch(job, element, {});
+  }
+
+ private:
   template <typename Job>
-  static void run(const Job& job, Element element) {
+  static void launch(const Job& job, Element element, std::function<void()> before_launch) {
     Tensor memory;
     cuda::Context context;
     context.stream = c10::cuda::getCurrentCUDAStream();
@@ -63,6 +79,7 @@ struct Cuda {
       memory = at::empty({bytes}, at::TensorOptions(at::kByte).device(at::kCUDA));
       return memory.data_ptr();
     };
+    context.before_launch = std::move(before_launch);
     C10_CUDA_CHECK(cuda::run(job, element, context));
   }
 };

@@ -25,8 +25,8 @@ struct CudaOnCpu {
   };
   static constexpr bool kValuesAtHand = false;
 
-  static Tensor new_like(const Tensor& tensor) {
-    Tensor result = at::empty_like(tensor);
+  static Tensor new_like(const Tensor& tensor, at::MemoryFormat format = at::MemoryFormat::Preserve) {
+    Tensor result = at::empty_like(tensor, format);
     stand_in::register_output(result.data_ptr(), result.nbytes());
     return result;
   }
@@ -39,14 +39,26 @@ struct CudaOnCpu {
     noise.seed = generator_seed(source->random64(), 0);
     return noise;
   }
+  template <typename Job, typename Draw>
+  static void run(Job job, Element element, const Draw& draw) {
+    bool drawn = false;
+    const auto draw_once = [&] {
+      if (!std::exchange(drawn, true)) draw(noise_of(job));
+    };
+    launch(job, element, draw_once);
+    draw_once();
+  }
+  static void run(const BackwardJob& job, Element element) {
+    launch(job, element, {});
+  }
   template <typename Job>
-  static void run(const Job& job, Element element) {
+  static void launch(const Job& job, Element element, const std::function<void()>& before_launch) {
     Tensor memory;
     const auto workspace = [&](std::int64_t bytes) {
       memory = at::full({bytes}, 0xff, at::kByte);  // what was not written reads as NaN
       return memory.data_ptr();
     };
-    const cudaError_t error = cuda::run(job, element, Context{nullptr, limits, workspace, forced});
+    const cudaError_t error = cuda::run(job, element, Context{nullptr, limits, workspace, before_launch, forced});
     const bool once = stand_in::written_once();
     TORCH_CHECK(error == cudaSuccess, "cuda_on_cpu: a launch was refused");
     TORCH_CHECK(once, "cuda_on_cpu: not every byte of an output was written exactly once");
@@ -55,11 +67,7 @@ struct CudaOnCpu {
 
 using Operators = DeviceOperators<CudaOnCpu>;
 
-// Registered as outputs: what these two write to.
-void noise(Tensor& out, OptionalInt seed, const OptionalTensor& row_seeds, const OptionalGenerator& generator) {
-  stand_in::register_output(out.data_ptr(), out.nbytes());
-  Operators::noise(out, seed, row_seeds, generator);
-}
+// Registered as an output: what this one writes to.
 Tensor backward_in_place(const Tensor& grad, Tensor& relaxed, double tau, const OptionalTensor& tau_rows,
                          std::int64_t dim, bool need_tau) {
   stand_in::register_output(relaxed.data_ptr(), relaxed.nbytes());
@@ -97,7 +105,7 @@ void take_over() {
   library->impl("_relaxed", Operators::relaxed);
   library->impl("_one_hot", Operators::one_hot);
   library->impl("_index", Operators::index);
-  library->impl("_noise_", noise);
+  library->impl("_noise", Operators::noise);
   library->impl("_backward", Operators::backward);
   library->impl("_backward_", backward_in_place);
 }
@@ -105,13 +113,17 @@ void take_over() {
 }  // namespace
 
 TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
-  m.def("_relaxed", Operators::relaxed);
-  m.def("_one_hot", Operators::one_hot);
-  m.def("_index", Operators::index);
-  m.def("_backward", Operators::backward);
-  m.def("_noise_(Tensor(a!) out, int? seed, Tensor? row_seeds, Generator? generator) -> ()", noise);
-  m.def("_backward_(Tensor grad, Tensor(a!) relaxed, float tau, Tensor? tau_rows, int dim, bool need_tau) -> Tensor",
-        backward_in_place);
+  const auto define = [&](const std::string& name, auto function) {  // with the schema of the library's own
+    const auto own = c10::Dispatcher::singleton().findSchemaOrThrow(("gumbel_ext::" + name).c_str(), "");
+    m.def(own.schema().cloneWithName("gumbel_ext_cuda_on_cpu::" + name, ""));
+    m.impl(name.c_str(), function);
+  };
+  define("_relaxed", Operators::relaxed);
+  define("_one_hot", Operators::one_hot);
+  define("_index", Operators::index);
+  define("_noise", Operators::noise);
+  define("_backward", Operators::backward);
+  define("_backward_", backward_in_place);
   m.def("take_over", take_over);
   m.def("force_plan", force_plan);
   m.def("set_limits", set_limits);
