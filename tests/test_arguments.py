@@ -264,7 +264,7 @@ def test_dim_is_keyword_only(name: str, args: tuple[Any, ...]) -> None:
 )  # fmt: skip
 def test_noise_arguments(size: Any, dtype: Any, error: type[Exception], device: str) -> None:
     """Sizes are ints, and not negative; noise is of a floating dtype."""
-    with pytest.raises(error, match="^(size|dtype): expected .*, got "):
+    with pytest.raises(error, match=r"^(size|dtype): expected .*, got "):
         gumbel_ext.gumbel_noise(size, seed=0, dtype=dtype, device=device)
 
 
