@@ -1,0 +1,86 @@
+"""In every context of use an operation gives what it gives without, and changes nothing that a user holds."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from commands import attempt
+from contexts import CONTEXTS
+from held import Held, Results
+from ways import OPERATIONS, ROWS, WAYS
+
+SMALL, LARGE = 6, (1 << 18) // ROWS + 8  # the memory of large results has an allocator of its own
+MAY_CRASH = "GUMBEL_EXT_TEST_WHAT_MAY_CRASH"
+
+
+def inputs(operation: str, way: str, classes: int) -> Results:
+    """The same logits at every call, and with them temperatures where the way takes them."""
+    generator = torch.Generator().manual_seed(classes)
+    leaf = OPERATIONS[operation].differentiable
+    x = torch.randn(ROWS, classes, generator=generator).requires_grad_(leaf)
+    tau = torch.linspace(0.5, 2, ROWS)[:, None].requires_grad_(leaf)
+    return (x, tau) if WAYS[way].tau_rows else (x,)
+
+
+def check(operation: str, way: str, context: str, classes: int, seed: int | None, keeping: bool) -> None:
+    """One cell, in one variant."""
+    call, reference = (w.bind(OPERATIONS[operation], seed) for w in (WAYS[way], WAYS[way].reference))
+    upstream = torch.linspace(-1, 1, ROWS * classes).view(ROWS, classes)
+    torch.manual_seed(3)
+    expected = CONTEXTS[context].plain(reference, inputs(operation, way, classes), upstream, Held(False))
+    held, given = Held(keeping), inputs(operation, way, classes)
+    for thing in (*given, upstream):
+        held(thing)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    found = CONTEXTS[context].run(call, given, upstream, held)
+    assert len(found) == len(expected) >= 1 and not any(t.isnan().any() for t in found)
+    close = {"rtol": 1e-4, "atol": 1e-6} if CONTEXTS[context].close else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(found, expected, **close)
+    held.check()
+    if seed is not None or not OPERATIONS[operation].noisy:
+        assert torch.equal(torch.get_rng_state(), before), "the generator was taken from"
+
+
+def cells() -> list[pytest.param]:
+    found = []
+    for context, row in CONTEXTS.items():
+        for way in WAYS:
+            for operation in OPERATIONS:
+                reason = WAYS[way].reason(OPERATIONS[operation]) or row.reason(OPERATIONS[operation])
+                if not reason:
+                    found.append(pytest.param(operation, way, context, id=f"{context}-{way}-{operation}"))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*(non-writable|Anomaly Detection|batching rule|check_forward_ad)")
+@pytest.mark.parametrize(("operation", "way", "context"), cells())
+def test_the_same_as_without(operation: str, way: str, context: str) -> None:
+    """Values, gradients, everything held and the generator, with the output held and not, with a seed and without."""
+    row = CONTEXTS[context]
+    if row.may_crash and not os.environ.get(MAY_CRASH):
+        pytest.skip("in a process of its own, below")
+    unseeded = OPERATIONS[operation].noisy and not row.needs_seed and not WAYS[way].row_seeds
+    for keeping in (False, True):
+        for seed in (13, None) if unseeded else (13,):
+            check(operation, way, context, SMALL, seed, keeping)
+        if way == "function":
+            check(operation, way, context, LARGE, 13, keeping)
+
+
+def test_memory_that_may_only_be_read() -> None:
+    """A write to it ends the process, hence another one."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", "only"]
+    done = attempt(*command, cwd=Path(__file__).parent, **{MAY_CRASH: "1"})
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def test_every_cell_is_tested_or_says_why_not() -> None:
+    """No operation, way or context is without a tested cell, and no reason is a mere yes or no."""
+    tested = [cell.values for cell in cells()]
+    assert {c[0] for c in tested} == set(OPERATIONS) and {c[2] for c in tested} == set(CONTEXTS)
+    assert {c[1] for c in tested} | {"C++"} == set(WAYS)
