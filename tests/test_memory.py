@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -49,6 +52,46 @@ def test_strides_are_those_of_empty_like(view: object) -> None:
 def test_results_can_be_resized() -> None:
     y = gumbel_ext.softmax(torch.zeros(SHAPE)).resize_(2, *SHAPE)
     assert y.shape == (2, *SHAPE) and (y[0] == 2.0**-10).all()
+
+
+def pickled(y: torch.Tensor) -> torch.Tensor:
+    buffer = io.BytesIO()
+    torch.save(y, buffer)
+    buffer.seek(0)
+    return torch.load(buffer)
+
+
+COPIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "clone": torch.clone,
+    "_lazy_clone": torch._lazy_clone,
+    "deepcopy": copy.deepcopy,
+    "save": pickled,
+    "share_memory_": torch.Tensor.share_memory_,
+    "untyped_storage": lambda y: torch.empty(0).set_(y.untyped_storage().clone(), 0, y.shape, y.stride()),
+    "numpy": lambda y: torch.from_numpy(y.numpy().copy()),
+    "dlpack": lambda y: torch.from_dlpack(y).clone(),
+}
+
+
+@pytest.mark.parametrize("size", [(3, 5), (512, 512), SHAPE], ids=str)
+@pytest.mark.parametrize("way", COPIES)
+def test_results_are_copied_as_any_tensor(way: str, size: tuple[int, int]) -> None:
+    """Copies have memory of their own: neither changes with the other, nor with a later result."""
+    for function in (gumbel_ext.softmax, gumbel_ext.straight_through):
+        x = torch.randn(size)
+        y = function(x)
+        expected = y.clone()
+        other = COPIES[way](y)
+        assert torch.equal(other, expected)
+        if other is not y:
+            y.add_(1)
+            assert torch.equal(other, expected) and torch.equal(y, expected + 1)
+            other.sub_(1)
+            assert torch.equal(y, expected + 1)
+            other.add_(1)
+        del y
+        function(x * 2)
+        torch.testing.assert_close(other, expected)
 
 
 RESIDENT = """
