@@ -137,6 +137,7 @@ CONTEXTS: dict[str, Context] = {
     "saved to NumPy's view": hooks(lambda t, held: held(t.numpy()), torch.from_numpy),
     "saved to NumPy's copy": hooks(lambda t, held: held(t.numpy().copy()), torch.from_numpy),
     "saved through DLPack": hooks(lambda t, held: (held(t.numpy()), t)[1], torch.from_dlpack),
+    "saved transposed": hooks(lambda t, held: held(t.t().contiguous()), torch.t),
     "saved to a file": file_hooks(None),
     "saved to a file, mapped r+": file_hooks("r+"),
     "saved to a file, mapped r only": file_hooks("r", may_crash=True),

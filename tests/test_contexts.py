@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import sys
@@ -13,6 +14,8 @@ from commands import attempt
 from contexts import CONTEXTS
 from held import Held, Results
 from ways import OPERATIONS, ROWS, WAYS
+
+import gumbel_ext
 
 SMALL, LARGE = 6, (1 << 18) // ROWS + 8  # the memory of large results has an allocator of its own
 MAY_CRASH = "GUMBEL_EXT_TEST_WHAT_MAY_CRASH"
@@ -72,6 +75,19 @@ def test_the_same_as_without(operation: str, way: str, context: str) -> None:
             check(operation, way, context, SMALL, seed, keeping)
         if way == "function":
             check(operation, way, context, LARGE, 13, keeping)
+
+
+@pytest.mark.parametrize("operation", [name for name, row in OPERATIONS.items() if row.differentiable])
+def test_what_is_unpacked_may_overlap(operation: str) -> None:
+    """Equal rows, saved as one of them."""
+    row = OPERATIONS[operation]
+    seeds = {"seed": torch.zeros(ROWS, dtype=torch.int64)} if row.noisy else {}
+    call = functools.partial(getattr(gumbel_ext, row.function), **row.arguments, **seeds)
+    x, upstream = torch.arange(6.0).expand(ROWS, -1).clone().requires_grad_(), torch.randn(ROWS, 6)
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t[:1].detach(), lambda t: t.expand(ROWS, -1))
+    with hooks:
+        y = call(x) * 1
+    torch.testing.assert_close(*(torch.autograd.grad(y, x, upstream)[0] for y in (y, call(x))))
 
 
 def test_memory_that_may_only_be_read() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -95,7 +96,7 @@ def test_different(name: str, batch: str, generator: torch.Generator | None) -> 
 
 @pytest.mark.parametrize("batched", ["neither", "outer", "inner", "both"])
 @pytest.mark.parametrize("name", NOISY)
-@pytest.mark.parametrize(("outer", "inner"), itertools.product(["same", "different"], repeat=2))
+@pytest.mark.parametrize(("outer", "inner"), list(itertools.product(["same", "different"], repeat=2)))
 def test_nested(name: str, outer: str, inner: str, batched: str) -> None:
     """Each level has its own say, whichever of them the logits come from."""
     x = torch.zeros(2 if batched in ("outer", "both") else 1, 3 if batched in ("inner", "both") else 1, CLASSES)
@@ -214,27 +215,33 @@ def looped(call: Callable[..., Tensor], in_dims: tuple[int | None, ...]) -> Call
     return lambda *arguments: loop(call, in_dims, arguments)
 
 
+FORWARD, REVERSE = torch.func.jacfwd, torch.func.jacrev
+SECOND: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
+    "jacfwd of jacrev": lambda f, x: FORWARD(REVERSE(f))(x),
+    "jacrev of jacrev": lambda f, x: REVERSE(REVERSE(f))(x),
+    "jacrev of jacfwd": lambda f, x: REVERSE(FORWARD(f))(x),
+    "jacfwd of jacfwd": lambda f, x: FORWARD(FORWARD(f))(x),
+    "hessian": torch.autograd.functional.hessian,
+    "hessian, vectorize": functools.partial(torch.autograd.functional.hessian, vectorize=True),
+}
+
+
+@pytest.mark.parametrize("way", SECOND)
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_hessians(name: str) -> None:
-    """torch.func's composition of vmap, forward and reverse mode."""
-    x, weight = torch.randn(6, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
+def test_second_derivatives(name: str, way: str) -> None:
+    """Of logits and temperature at once, by every composition of the modes: those of torch's own operations."""
+    weight = torch.randn(6, dtype=torch.float64)
+    noise = sample("gumbel_noise", weight, seed=3) if OPERATIONS[name].noisy else 0
     kwargs = {"seed": 3} if OPERATIONS[name].noisy else {}
 
-    def loss(x: Tensor) -> Tensor:
-        return (sample(name, x, **kwargs) * weight).sum()
+    def ours(v: Tensor) -> Tensor:
+        return (sample(name, v[:6], tau=v[6:].exp(), **kwargs) * weight).sum()
 
-    leaf = x.clone().requires_grad_()
-    (first,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
-    expected = torch.stack([torch.autograd.grad(g, leaf, retain_graph=True)[0] for g in first])
-    for found in (
-        torch.func.hessian(loss)(x),
-        torch.func.jacrev(torch.func.jacrev(loss))(x),
-        torch.func.jacfwd(torch.func.jacfwd(loss))(x),
-        torch.autograd.functional.hessian(loss, x),
-        torch.autograd.functional.hessian(loss, x, vectorize=True),
-        torch.autograd.functional.jacobian(lambda x: grad(loss)(x), x, vectorize=True),
-    ):
-        torch.testing.assert_close(found, expected)
+    def theirs(v: Tensor) -> Tensor:
+        return (torch.softmax((v[:6] + noise) / v[6:].exp(), 0) * weight).sum()
+
+    v = torch.randn(7, dtype=torch.float64)
+    torch.testing.assert_close(SECOND[way](ours, v), REVERSE(REVERSE(theirs))(v))
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
