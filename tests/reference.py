@@ -173,7 +173,9 @@ def to_rows(x: torch.Tensor, dim: int = -1, mask: torch.Tensor | None = None) ->
     if x.dim() == 0:
         x = x[None]
     x = x.movedim(dim, -1)
-    return x.to(torch.float64).reshape(x.shape[:-1].numel(), x.shape[-1]).numpy().astype(working(x.dtype))
+    rows = x.to(torch.float64).resolve_neg().reshape(x.shape[:-1].numel(), x.shape[-1]).numpy()
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return rows.astype(working(x.dtype))
 
 
 def from_rows(values: Array, like: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -186,22 +188,52 @@ def row_values(value: Any, x: torch.Tensor, dim: int) -> Array:
     """A number, or a tensor that broadcasts with size 1 along `dim`, as a column of one value a row."""
     if not isinstance(value, torch.Tensor):
         return np.full((1, 1), float(value))
-    shape = list(x.shape)
-    shape[dim] = 1
-    return value.detach().to(torch.float64).expand(shape).movedim(dim, -1).reshape(-1, 1).numpy()
+    value, shape = value.detach().to(torch.float64), list(x.shape)
+    if shape:
+        shape[dim] = 1
+        value = value.expand(shape).movedim(dim, -1)
+    return value.reshape(-1, 1).numpy()
+
+
+def quotients(scores: Array, t: Array) -> Array:
+    """scores / t in their precision, t rounded to it first where it has it among its normal numbers.
+
+    Where a quotient leaves the range at the top of a finite row, the row's largest score is subtracted first: the
+    winner is that of the exact quotients. A temperature of 0 is greedy, and here divides by 1.
+    """
+    limits, t = np.finfo(scores.dtype), np.where(t == 0, 1, t)
+    held = scores.dtype == t.dtype or ((t >= limits.tiny) & (t <= limits.max))
+    with np.errstate(all="ignore"):
+        rounded = np.where(held, t.astype(scores.dtype), t)
+
+        def divided(a: Array) -> Array:
+            return np.where(held, a / rounded.astype(scores.dtype), (a / rounded).astype(scores.dtype))
+
+        found, largest = divided(scores), scores.max(-1, keepdims=True, initial=-np.inf)
+        beyond = np.isfinite(largest) & np.isinf(found.max(-1, keepdims=True, initial=-np.inf))
+        return np.where(beyond, divided(scores - largest), found)
 
 
 def gumbel_max(
     x: torch.Tensor, temperature: Any = 1.0, dim: int = -1, seed: Any = 0, draw: int = 0, mask: Any = None
 ) -> torch.Tensor:
     """argmax(x / temperature + g), in the working precision; a temperature of 0 is greedy."""
-    scores = to_rows(x, dim, mask)
-    t = row_values(temperature, x, dim).astype(scores.dtype)
-    g = noise(seed, *scores.shape, scores.dtype, draw)
-    with np.errstate(all="ignore"):
-        noisy = scores / np.where(t == 0, scores.dtype.type(1), t) + g
+    scores, t = to_rows(x, dim, mask), row_values(temperature, x, dim)
+    noisy = quotients(scores, t) + noise(seed, *scores.shape, scores.dtype, draw)
     index = np.where(t == 0, scores, noisy).argmax(-1)
     return torch.from_numpy(index).reshape(x.movedim(dim, -1).shape[:-1] if x.dim() else ())
+
+
+def shortfall(x: torch.Tensor, index: torch.Tensor, t: Array, dim: int, seed: Any, draw: int, mask: Any) -> Array:
+    """How far the exact score of each row's index is below the row's best, in the working precision's roundings."""
+    scores = to_rows(x, dim, mask)
+    limits, g = np.finfo(scores.dtype), noise(seed, *scores.shape, scores.dtype, draw)
+    scores, t = scores.astype(np.longdouble), np.where(t == 0, 1, t).astype(np.longdouble)
+    largest = scores.max(-1, keepdims=True)
+    exact = (scores - largest) / t + g
+    lost = exact.max(-1) - exact[np.arange(len(scores)), index.reshape(-1).numpy()]
+    reach = np.abs(largest / t)[:, 0]  # where this leaves the range, the largest logit is subtracted
+    return lost / (limits.eps * (50 + np.where(reach > limits.max, 0, reach)))
 
 
 def softmax(scores: Array, tau: Array) -> Array:
@@ -210,6 +242,34 @@ def softmax(scores: Array, tau: Array) -> Array:
     with np.errstate(all="ignore"):
         exponentials = np.exp((scores - scores.max(-1, keepdims=True)) / tau.astype(np.longdouble))
     return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def vjp(p: Array, dy: Array, tau: Array, eps: float, smallest: float) -> tuple[Array, Array, Array, Array]:
+    """The gradients of logits and of tau, one of the latter a row, and a bound on the error of each.
+
+    Eight roundings `eps` of what the differences are made of, and one of the `smallest` number for each product.
+    p log p may count as 0 where p has lost digits of its own.
+    """
+    p, dy, tau = (a.astype(np.longdouble) for a in (p, dy, tau))
+    with np.errstate(all="ignore"):
+        dx = p * (dy - (p * dy).sum(-1, keepdims=True)) / tau
+        size = p * (np.abs(dy) + (p * np.abs(dy)).sum(-1, keepdims=True)) / tau
+        error = np.where(p > 0, 8 * eps * size + smallest * (1 + (1 + p * p.shape[1]) / tau), 0)
+        log_p = np.log(np.where(p > 0, p, 1))
+        lost = np.where(p < smallest / eps, size * np.abs(log_p), 0)
+        return dx, error, -(dx * log_p).sum(-1), (error * (1 - log_p) + lost).sum(-1) + smallest
+
+
+def within(found: torch.Tensor, expected: Array, error: Array) -> bool:
+    """Whether all numbers are between expected - error and expected + error as their dtype rounds these.
+
+    So a number is finite unless one of the two is beyond the dtype, and never NaN.
+    """
+    with np.errstate(all="ignore"):
+        low, high = (
+            torch.from_numpy(a.astype(np.float64)).to(found.dtype) for a in (expected - error, expected + error)
+        )
+    return bool(((low <= found) & (found <= high)).all())
 
 
 def differing(a: torch.Tensor, b: torch.Tensor) -> int:
