@@ -14,6 +14,9 @@ import gumbel_ext
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")
+# `--hypothesis-profile`: few examples for slow kernels and for each instruction set, and the long tier's many.
+settings.register_profile("few", settings.get_profile("repeatable"), max_examples=10)
+settings.register_profile("many", settings.get_profile("repeatable"), max_examples=600)
 
 # What tests want to see in the last lines of a run.
 REPORT = pytest.StashKey[list[str]]()
@@ -24,6 +27,17 @@ if device := os.environ.get("GUMBEL_EXT_TEST_DEVICE"):
 if path := os.environ.get("GUMBEL_EXT_TEST_KERNELS"):
     torch.ops.load_library(path)
     torch.ops.gumbel_ext_cuda_on_cpu.take_over()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: many more examples; left out but for `-m long`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "long" in config.option.markexpr:
+        return
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+    items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
 @pytest.fixture(autouse=True)

@@ -225,6 +225,12 @@ def test_the_tests_of_the_cpu_hold(library: Path) -> None:
     run(*on_device.cpu_tests("values", "indices", "gradients", "noise"), GUMBEL_EXT_TEST_KERNELS=str(library))
 
 
+def test_hard_inputs(library: Path) -> None:
+    """The same of hard inputs, of which these kernels take few in the time."""
+    command = [*on_device.cpu_tests("hard_inputs"), "--hypothesis-profile=few"]
+    run(*command, GUMBEL_EXT_TEST_KERNELS=str(library))
+
+
 def test_no_read_beyond_the_inputs(library: Path) -> None:
     """Inputs that end where an unreadable page begins."""
     assert run(sys.executable, __file__, library) == "guarded\n"

@@ -51,7 +51,7 @@ def test_values(op: Operation, problem: Problem) -> None:
     check(op, problem.x(), problem.tau(), problem.dim, problem.mask(), problem.seeds())
 
 
-FAR = [Problem((100, 1000), dtype=dtype, taus=(tau,)) for dtype, tau in
+FAR = [Problem((20, 1000), dtype=dtype, taus=(tau,)) for dtype, tau in
        [(F32, 1e-31), (F32, 1e-37), (F16, 1e-36), (BF16, 1e-33), (F64, 1e-300), (F64, 1e-308)]]  # fmt: skip
 LATER = [Problem((1, 65), logits=Numbers(("zeros",), put=((3, 3.0e38), (60, 3.3e38)))),
          Problem((1, 4097), logits=Numbers(("zeros",), put=((3, -1.0), (4000, 3.3e38))), taus=(0.5,))]  # fmt: skip
@@ -118,6 +118,12 @@ def test_noise(problem: Problem, shape: tuple[tuple[int, ...], int]) -> None:
     assert torch.equal(found, expected.reshape(size).to(problem.dtype))
 
 
+def precision(dtype: torch.dtype) -> tuple[float, float]:
+    """Of the arithmetic on a dtype: its epsilon and smallest number."""
+    working = F64 if dtype == F64 else F32
+    return torch.finfo(working).eps, hard_inputs.smallest(working)
+
+
 def softmax(x: torch.Tensor, tau: Any, problem: Problem, hard: bool = False) -> torch.Tensor:
     op = gumbel_ext.straight_through if hard else gumbel_ext.softmax
     return op(x, tau, dim=problem.dim, mask=problem.mask())
@@ -173,7 +179,7 @@ SHARP = [
 @examples(*INCOMING, *SHARP)
 @given(problem=hard_inputs.problems(dy=True))
 def test_gradients(way: str, op: Callable[..., torch.Tensor], hard: bool, problem: Problem) -> None:
-    """Of logits and tau: finite where the truth is, and some roundings off; of the dtype, where torch composes them."""
+    """Of logits and tau, or tangents: finite where the truth is, and some roundings off, however they are asked for."""
     x, tau, dy = problem.x().detach(), problem.tau(), problem.grad()
     p = op(x, tau, problem)
     if way == "forward mode":  # the Jacobian is symmetric: a tangent comes out as a gradient would
@@ -181,8 +187,7 @@ def test_gradients(way: str, op: Callable[..., torch.Tensor], hard: bool, proble
     else:
         inputs = [x.requires_grad_(), *([tau.requires_grad_()] if isinstance(tau, torch.Tensor) else [])]
         found = gradients(op(x, tau, problem, hard), tuple(inputs), dy, way == "create_graph")
-    precision = F32 if way == "backward" and p.dtype != F64 else p.dtype
-    limits = torch.finfo(precision).eps, hard_inputs.smallest(precision)
+    limits = precision(p.dtype)
     p_rows, dy_rows = (reference.to_rows(a, problem.dim) for a in (p, dy))
     defined = ~np.isnan(p_rows).any(-1)
     expected = reference.vjp(p_rows, dy_rows, reference.row_values(tau, p, problem.dim), *limits)
@@ -208,9 +213,8 @@ def test_tangent_of_tau(op: Callable[..., torch.Tensor], hard: bool, problem: Pr
     p, tau = op(problem.x(), problem.tau(), problem), problem.tau()
     rows, taus = (reference.to_rows(p, problem.dim), reference.row_values(tau, p, problem.dim))
     defined, found = ~np.isnan(rows).any(-1), tangent(op, problem, hard, of_tau=True)
-    limits = torch.finfo(p.dtype).eps, hard_inputs.smallest(p.dtype)
-    log_p = np.log(np.where(rows > 0, rows, 1).astype(np.longdouble))
-    expected, error, *_ = reference.vjp(rows, -log_p, np.ones_like(taus), *limits)
+    limits, log_p = precision(p.dtype), np.log(np.where(rows > 0, rows, 1).astype(np.longdouble))
+    expected, error, *_ = reference.vjp(rows, -log_p * taus, taus, *limits)
     error += np.where(rows < limits[1] / limits[0], 100 * rows, 0)
     found = torch.from_numpy(reference.to_rows(found, problem.dim)).to(p.dtype)
     assert reference.within(found[defined], expected[defined], error[defined])
@@ -218,14 +222,10 @@ def test_tangent_of_tau(op: Callable[..., torch.Tensor], hard: bool, problem: Pr
 
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
 @pytest.mark.parametrize("tau", [1e-300, 1e-46, 1e-40, 1e-5], ids=str)
-@pytest.mark.parametrize("of_rows", [False, True])
-@pytest.mark.parametrize("op", [softmax, gumbel_softmax])
-def test_second_order_of_saturated_rows(op: Callable[..., Any], of_rows: bool, tau: float, dtype: torch.dtype) -> None:
+def test_second_order_of_saturated_rows(tau: float, dtype: torch.dtype) -> None:
     """A row that is one class depends on nothing, to any order and at any tau."""
     x = torch.tensor([[0.0, 9.0, -5.0], [3e4, 1.0, 1.0]], dtype=dtype, requires_grad=True)
-    taus = torch.full((2, 1), tau, dtype=F64) if of_rows else tau
     dy = torch.tensor([[1.0, 2.0, -7.0], [0.5, 3.0, 1.0]], dtype=dtype, requires_grad=True)
-    (first,) = torch.autograd.grad(op(x, taus, Problem()), x, dy, create_graph=True)
-    assert (first == 0).all()
-    for second in torch.autograd.grad(first, (x, dy), torch.ones_like(x)):
-        assert (second == 0).all()
+    for taus in (tau, torch.full((2, 1), tau, dtype=F64)):
+        (first,) = torch.autograd.grad(gumbel_ext.gumbel_softmax(x, taus, seed=1), x, dy, create_graph=True)
+        assert all((grad == 0).all() for grad in (first, *torch.autograd.grad(first, (x, dy), torch.ones_like(x))))

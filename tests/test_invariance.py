@@ -11,22 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import fingerprint
+import on_device
 import pytest
 import reference
 import torch
-from commands import attempt
+from commands import attempt, run
 
 import gumbel_ext
 
 ISAS = gumbel_ext.build_info()["cpu_isas"]
+PACKAGE = str(Path(gumbel_ext.__file__).resolve().parents[1])
+PATHS = os.pathsep.join([PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])])
 GUMBEL = [name for name in fingerprint.OPERATIONS if "gumbel" in name]
 
 
 def in_process_with(**environment: str) -> subprocess.CompletedProcess[str]:
     """fingerprint.py in a new process that loads the same library."""
-    package = str(Path(gumbel_ext.__file__).resolve().parents[1])
-    paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return attempt(sys.executable, fingerprint.__file__, PYTHONPATH=paths, **environment)
+    return attempt(sys.executable, fingerprint.__file__, PYTHONPATH=PATHS, **environment)
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +35,31 @@ def here() -> dict[str, str]:
     return fingerprint.fingerprints()
 
 
+def hard_inputs_by(isa: str, profile: str) -> None:
+    """tests/test_hard_inputs.py in a new process, on an instruction set."""
+    command = [*on_device.cpu_tests("hard_inputs"), f"--hypothesis-profile={profile}"]
+    run(*command, PYTHONPATH=PATHS, GUMBEL_EXT_CPU_ISA=isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_hard_inputs_on_instruction_sets(isa: str) -> None:
+    """What is asked of hard inputs, asked of every instruction set this processor has."""
+    hard_inputs_by(isa, "few")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("isa", ISAS)
+def test_hard_inputs_at_length(isa: str) -> None:
+    """The same with ten times the examples."""
+    hard_inputs_by(isa, "many")
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_instruction_sets_agree(isa: str, here: dict[str, str]) -> None:
     """Every output and gradient has the same bits on every instruction set this processor has."""
-    run = in_process_with(GUMBEL_EXT_CPU_ISA=isa)
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
+    done = in_process_with(GUMBEL_EXT_CPU_ISA=isa)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
     assert found["isa"] == isa
     assert [name for name in here if found["fingerprints"][name] != here[name]] == []
     assert found["fingerprints"].keys() == here.keys()
@@ -47,10 +67,10 @@ def test_instruction_sets_agree(isa: str, here: dict[str, str]) -> None:
 
 def test_unknown_instruction_set_is_an_error() -> None:
     """GUMBEL_EXT_CPU_ISA of another value says which there are."""
-    run = in_process_with(GUMBEL_EXT_CPU_ISA="nonsense")
-    assert run.returncode == 1
-    assert "ValueError: GUMBEL_EXT_CPU_ISA" in run.stderr and "nonsense" in run.stderr
-    assert all(isa in run.stderr for isa in ISAS)
+    done = in_process_with(GUMBEL_EXT_CPU_ISA="nonsense")
+    assert done.returncode == 1
+    assert "ValueError: GUMBEL_EXT_CPU_ISA" in done.stderr and "nonsense" in done.stderr
+    assert all(isa in done.stderr for isa in ISAS)
 
 
 def test_build_info() -> None:
