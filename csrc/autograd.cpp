@@ -169,8 +169,7 @@ class Differentiable {
   Tensor output_tangent(const Tensor& p) const {
     const Tensor d_logits = logits_._fw_grad(/*level=*/0);
     const Tensor d_tau = tau_rows_.defined() ? tau_rows_._fw_grad(/*level=*/0) : Tensor();
-    const c10::AutoFwGradMode primal_only(false);
-    const Tau tau{tau_, tau_rows_};
+    const Tau tau{tau_, d_tau.defined() ? tau_rows_._fw_primal(/*level=*/0) : tau_rows_};
     const auto type = working_type(p, tau);
     const Tensor wide_p = p.to(type);
     Tensor direction = d_logits.defined() ? d_logits.to(type) : at::zeros_like(wide_p);

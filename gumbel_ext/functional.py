@@ -140,7 +140,7 @@ def gumbel_noise(
     """
     dtype = torch.get_default_dtype() if dtype is None else dtype
     device = torch.empty(()).device if device is None else device  # where torch's own factories put it
-    if _C is None or torch.compiler.is_compiling():
+    if _C is None or torch.compiler.is_compiling() or torch._C._is_torch_function_mode_enabled():
         sizes = [size] if isinstance(size, int) else list(size)
         return _ops.gumbel_noise(sizes, seed=_seed(seed), generator=generator, dtype=dtype, device=device)
     return _C.gumbel_noise(size, _seed(seed), generator, dtype, device)
