@@ -116,7 +116,7 @@ def mapped(randomness: str) -> Context:
 
         return plain(stacked, batches_of(inputs), stack_of(upstream), held)
 
-    return Context(run, loop, close=True, needs_seed="tests/test_vmap.py has a table of what randomness means")
+    return Context(run, loop, close=True, large=False, needs_seed="tests/test_vmap.py has what randomness means")
 
 
 def tangents_of(inputs: Results) -> Results:

@@ -74,6 +74,7 @@ class Context:
     close: bool = False  # not the same bits, where torch's own operations compute the gradient
     differentiates: bool = False  # there is nothing to see without a gradient
     needs_seed: str = ""  # why
+    large: bool = True  # with large results too
     may_crash: bool = False  # a wrong write ends the process: it is checked in one of its own
 
     def reason(self, operation: Operation) -> str:

@@ -67,13 +67,13 @@ def cells() -> list[pytest.param]:
 @pytest.mark.filterwarnings("ignore:.*(non-writable|Anomaly Detection|batching rule|check_forward_ad)")
 @pytest.mark.parametrize(("operation", "way", "context"), cells())
 def test_the_same_as_without(operation: str, way: str, context: str) -> None:
-    """Values, gradients, everything held and the generator, with the output held and not, with a seed and without."""
+    """Values, gradients, all that is held and the generator; held or not, seeded or not, small and large."""
     row = CONTEXTS[context]
     unseeded = OPERATIONS[operation].noisy and not row.needs_seed and not WAYS[way].row_seeds
-    for keeping in (False, True):
-        for seed in (13, None) if unseeded else (13,):
-            check(operation, way, context, SMALL, seed, keeping)
-        if way == "function":
+    check(operation, way, context, SMALL, 13, keeping=False)
+    check(operation, way, context, SMALL, None if unseeded else 13, keeping=True)
+    if way == "function" and row.large:
+        for keeping in (False, True):
             check(operation, way, context, LARGE, 13, keeping)
 
 
