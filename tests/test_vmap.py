@@ -118,6 +118,26 @@ def test_nested_error(name: str, nesting: tuple[str, str]) -> None:
         call(torch.zeros(2, 3, CLASSES))
 
 
+@pytest.mark.parametrize("seed", [{}, {"seed": None}], ids=str)
+@pytest.mark.parametrize("name", NOISY)
+def test_operators(name: str, seed: dict[str, None]) -> None:
+    """torch.ops means the same by randomness; a seed of None is none, whichever overload takes it."""
+    row = OPERATIONS[name]
+    function = getattr(torch.ops.gumbel_ext, row.function)
+    calls: list[tuple[Callable[[Tensor], Tensor], Tensor]] = [
+        (lambda i: function([4, CLASSES] if not row.logits else torch.zeros(4, CLASSES), **row.arguments, **seed),
+         torch.arange(3))
+    ]  # fmt: skip
+    if row.logits:
+        calls.append((lambda x: function(x, **row.arguments, **seed), torch.zeros(3, 4, CLASSES)))
+    for call, x in calls:
+        with pytest.raises(RuntimeError, match="random"):
+            vmap(call)(x)
+        same, different = (vmap(call, randomness=r)(x) for r in ("same", "different"))
+        assert torch.equal(same[0], same[1]) and torch.equal(same[0], same[2])
+        assert not torch.equal(different[0], different[1]) and not torch.equal(different[1], different[2])
+
+
 @pytest.mark.parametrize("name", ["softmax", "straight_through"])
 def test_what_draws_nothing_needs_no_permission(name: str) -> None:
     x = torch.randn(5, 7)
