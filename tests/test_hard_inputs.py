@@ -39,12 +39,17 @@ def row(*values: float, **rest: Any) -> Problem:
 
 
 SUBNORMAL = 2.0**-149
-SUBNORMALS = [row(0.0, 3 * SUBNORMAL, taus=(2e-45,)), row(0.0, SUBNORMAL, taus=(1e-46,)),
-              row(0.0, 1.5e-323, dtype=F64, taus=(1e-323,))]  # fmt: skip
+FAINT = [
+    row(0.0, 3 * SUBNORMAL, taus=(2e-45,)),
+    row(0.0, SUBNORMAL, taus=(1e-46,)),
+    row(0.0, 1.5e-323, dtype=F64, taus=(1e-323,)),
+    row(0.0, -80.0, -87.0, -88.5, -95.0, -103.0, -104.0, -150.0),
+    row(0.0, -700.0, -708.0, -709.0, -740.0, -744.0, -746.0, dtype=F64),
+]
 
 
 @pytest.mark.parametrize("op", RELAXED)
-@examples(*SUBNORMALS)
+@examples(*FAINT)
 @given(problem=hard_inputs.problems(finite=False, empty=True))
 def test_values(op: Operation, problem: Problem) -> None:
     """Within the bound of a softmax in the widest type; NaN where undefined, 0 where excluded."""
