@@ -48,8 +48,8 @@ Tensor divide(const Tensor& tensor, const Tau& tau) {
   return tau.rows.defined() ? tensor / tau.rows : tensor / tau.number;
 }
 
-// tau / 2 times the tangent of p along (du, dtau), `direction` being du - dtau log p; by the Jacobian's symmetry also,
-// for du = dy and no dtau, of the vector-Jacobian product. Made of differentiable operations. Halves do not overflow.
+// tau / 2 times the tangent of p along du, or along -dtau log p; by the Jacobian's symmetry also, for du = dy, of the
+// vector-Jacobian product. Made of differentiable operations. Halves do not overflow.
 Tensor half_tangent(const Tensor& p, const Tensor& direction, std::int64_t dim) {
   const Tensor half = direction * 0.5;
   return p * (half - (p * half).sum(dim, /*keepdim=*/true));
@@ -172,9 +172,15 @@ class Differentiable {
     const Tau tau{tau_, d_tau.defined() ? tau_rows_._fw_primal(/*level=*/0) : tau_rows_};
     const auto type = working_type(p, tau);
     const Tensor wide_p = p.to(type);
-    Tensor direction = d_logits.defined() ? d_logits.to(type) : at::zeros_like(wide_p);
-    if (d_tau.defined()) direction = direction - safe_log(wide_p) * d_tau;
-    return (divide(half_tangent(wide_p, direction, dim_), tau) * 2).to(p.scalar_type());
+    Tensor tangent;
+    if (d_logits.defined()) tangent = divide(half_tangent(wide_p, d_logits.to(type), dim_), tau) * 2;
+    if (d_tau.defined()) {  // in double, and in small units: dtau and tau may lie anywhere
+      constexpr double kUnit = 0x1p-6;
+      const Tensor along_tau = half_tangent(wide_p, safe_log(wide_p), dim_).to(at::kDouble) * kUnit;
+      const Tensor part = along_tau * d_tau / tau.rows.to(at::kDouble) * (-2 / kUnit);
+      tangent = tangent.defined() ? tangent + part : part;
+    }
+    return tangent.to(p.scalar_type());
   }
 
   const Tensor& logits_;

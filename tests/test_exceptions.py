@@ -114,7 +114,7 @@ def in_vmap(call: Call, inputs: Any, upstream: Tensor, fail: Raise) -> None:
         with saved_tensors_hooks(fail, lambda t: t):
             return call(x, *inputs[1:])
 
-    torch.func.vmap(failing)(torch.stack([inputs[0]] * 2))
+    torch.func.vmap(failing, randomness="different")(torch.stack([inputs[0]] * 2))
 
 
 # Where Python's code runs within a call or its backward, and which operations have such a place.
