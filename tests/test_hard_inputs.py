@@ -163,6 +163,8 @@ INCOMING = [
     Problem((3, 2049), dy=BIG, dtype=BF16, tau_dtype=BF16),
     row(0.0, -100.0, dy=exactly(TOP, -TOP), tau_dtype=F32),
     row(0.0, 1.0, dy=exactly(-TOP, TOP), taus=(1e-3,), tau_dtype=F64),
+    Problem((255,), logits=Numbers(("equal",)), dy=Numbers(("rising",), 129), tau_dtype=F32),
+    Problem((15, 33), -2, logits=Numbers(("normal",), 3), dy=Numbers(("normal",), 128)),
 ]
 SHARP = [
     row(0.0, 1.0, dy=exactly(1.0, 2.0), taus=(1e-40,), tau_dtype=F32),
