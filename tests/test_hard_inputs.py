@@ -163,7 +163,7 @@ INCOMING = [
     Problem((3, 2049), dy=BIG, dtype=BF16, tau_dtype=BF16),
     row(0.0, -100.0, dy=exactly(TOP, -TOP), tau_dtype=F32),
     row(0.0, 1.0, dy=exactly(-TOP, TOP), taus=(1e-3,), tau_dtype=F64),
-    Problem((255,), logits=Numbers(("equal",)), dy=Numbers(("rising",), 129), tau_dtype=F32),
+    Problem((255, 5), -2, logits=Numbers(("equal",)), dy=Numbers(("rising",), 129), tau_dtype=F32),
     Problem((15, 33), -2, logits=Numbers(("normal",), 3), dy=Numbers(("normal",), 128)),
 ]
 SHARP = [
