@@ -49,10 +49,25 @@ Tensor divide(const Tensor& tensor, const Tau& tau) {
 }
 
 // tau / 2 times the tangent of p along du, or along -dtau log p; by the Jacobian's symmetry also, for du = dy, of the
-// vector-Jacobian product. Made of differentiable operations. Halves do not overflow.
+// vector-Jacobian product. Made of differentiable operations. Halves, weighted before they meet, do not overflow.
 Tensor half_tangent(const Tensor& p, const Tensor& direction, std::int64_t dim) {
-  const Tensor half = direction * 0.5;
-  return p * (half - (p * half).sum(dim, /*keepdim=*/true));
+  const Tensor weighted = p * (direction * 0.5);
+  return weighted - p * weighted.sum(dim, /*keepdim=*/true);
+}
+// What sums and products with tau's tangent are scaled by, lest they overflow.
+constexpr double kUnit = 0x1p-6;
+
+// p in another type. A gradient that comes back and that p's own type does not hold becomes its largest number: an
+// infinity would make NaN of rows that depend on nothing.
+Tensor widened(const Tensor& p, at::ScalarType type) {
+  if (p.scalar_type() == type) return p;
+  const Tensor wide = p.to(type);
+  if (wide.requires_grad()) {
+    const auto of = p.scalar_type();
+    const double largest = of == at::kHalf ? 65504 : of == at::kBFloat16 ? 0x1.fep127 : 0x1.fffffep127;
+    wide.register_hook([largest](const Tensor& grad) { return at::clamp(grad, -largest, largest); });
+  }
+  return wide;
 }
 
 // log p where p > 0; what stands elsewhere is multiplied by zero.
@@ -106,9 +121,12 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
   if (differentiated) {
     const Tau temperature{tau, rows};
     const auto type = working_type(p, temperature);
-    const Tensor wide_p = p.to(type), product = half_tangent(wide_p, grad.to(type), dim);
+    const Tensor wide_p = widened(p, type), product = half_tangent(wide_p, grad.to(type), dim);
     if (need_logits) grad_logits = (divide(product, temperature) * 2).to(p.scalar_type());
-    if (need_tau) grad_tau = divide((product * safe_log(wide_p)).sum(dim, /*keepdim=*/true), temperature) * -2;
+    if (need_tau) {
+      const Tensor sum = (product * safe_log(wide_p) * kUnit).sum(dim, /*keepdim=*/true, at::kDouble);
+      grad_tau = divide(sum, temperature) * (-2 / kUnit);
+    }
     return {grad_logits, need_tau ? reduce_to(grad_tau, rows) : Tensor()};
   }
   const at::AutoDispatchBelowADInplaceOrView guard;  // nothing here is differentiated
@@ -174,10 +192,13 @@ class Differentiable {
     const Tensor wide_p = p.to(type);
     Tensor tangent;
     if (d_logits.defined()) tangent = divide(half_tangent(wide_p, d_logits.to(type), dim_), tau) * 2;
-    if (d_tau.defined()) {  // in double, and in small units: dtau and tau may lie anywhere
-      constexpr double kUnit = 0x1p-6;
+    if (d_tau.defined()) {  // in double: dtau and tau may lie anywhere
+      constexpr double kLargest = std::numeric_limits<double>::max();
       const Tensor along_tau = half_tangent(wide_p, safe_log(wide_p), dim_).to(at::kDouble) * kUnit;
-      const Tensor part = along_tau * d_tau / tau.rows.to(at::kDouble) * (-2 / kUnit);
+      const Tensor wide_tau = tau.rows.to(at::kDouble), wide_d_tau = d_tau.to(at::kDouble);
+      const Tensor small = along_tau * at::clamp(wide_d_tau / wide_tau, -kLargest, kLargest);
+      const Tensor large = along_tau * wide_d_tau / wide_tau;
+      const Tensor part = at::where(wide_tau < 1, small, large) * (-2 / kUnit);
       tangent = tangent.defined() ? tangent + part : part;
     }
     return tangent.to(p.scalar_type());

@@ -235,3 +235,17 @@ def test_ties_after_rounding_go_to_the_lowest() -> None:
     x = torch.full((40, 500), 1e12)
     assert torch.equal(gumbel_ext.gumbel_max(x, seed=1), torch.zeros(40, dtype=torch.int64))
     assert gumbel_ext.gumbel_softmax(x, hard=True, seed=1)[:, 0].eq(1).all()
+
+
+@pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
+@pytest.mark.parametrize("classes", [12, 200])
+@pytest.mark.parametrize("num_samples", [None, 3])
+def test_infinity_is_larger_than_a_quotient_that_overflows(
+    num_samples: int | None, classes: int, dtype: torch.dtype
+) -> None:
+    """+inf wins over a finite logit that a low temperature takes out of range; the first of several wins."""
+    x = torch.zeros(2, classes, dtype=dtype)
+    x[:, 3], x[0, 9], x[0, 11] = torch.finfo(dtype).max, INF, INF
+    expected = torch.tensor([9, 3])
+    found = gumbel_ext.gumbel_max(x, torch.tensor([[0.5], [1e-300]], dtype=torch.float64), num_samples=num_samples)
+    assert torch.equal(found, expected if num_samples is None else expected[:, None].expand(2, 3))

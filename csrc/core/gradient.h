@@ -1,7 +1,7 @@
 // Softmax's vector-Jacobian product,
 //   dx_k = p_k (dy_k - <p, dy>) / tau,    dtau = -(1 / tau) sum_k p_k (dy_k - <p, dy>) log p_k,
-// finite wherever its true value is. So <p, dy> and the differences are those of halves, which cannot overflow
-// (halving is exact, but for subnormal numbers), and the temperature comes last.
+// finite wherever its true value is: <p, dy> and the differences are those of halves, which do not overflow (exact, but
+// for subnormal numbers), and the temperature comes last.
 #pragma once
 
 #include "elementary.h"
@@ -9,17 +9,33 @@
 
 namespace gumbel_ext {
 
-// (dy - <p, dy>) / 2, of numbers or vectors.
+constexpr float kGradientScale = 0.5f;
+
+// (dy - <p, dy>) * kGradientScale, of numbers or vectors.
 template <typename V>
-GUMBEL_EXT_INLINE V half_difference(V dy, V half_dot) {
-  return dy * 0.5f - half_dot;
+GUMBEL_EXT_INLINE V scaled_difference(V dy, V scaled_dot) {
+  return dy * kGradientScale - scaled_dot;
+}
+// <p, dy> * kGradientScale in C. A mean is no larger than the largest number, also where p, rounded, adds up to more
+// than 1.
+template <typename C>
+GUMBEL_EXT_INLINE C bounded_dot(double scaled_dot) {
+  constexpr double kLargest = static_cast<double>(FloatTraits<C>::kLargest) * kGradientScale;
+  const double size = scaled_dot < 0 ? -scaled_dot : scaled_dot;
+  const bool too_large = size > kLargest && size < __builtin_inf();
+  return static_cast<C>(!too_large ? scaled_dot : scaled_dot < 0 ? -kLargest : kLargest);
+}
+// What a product of p with that has to be multiplied by.
+GUMBEL_EXT_INLINE double gradient_factor(double tau) {
+  return 1 / kGradientScale / tau;
 }
 
-// dx, of numbers or vectors, given 2 / tau; zero where p is, also where dy is not finite. Requires: tau not extreme.
+// dx, of numbers or vectors, given gradient_factor(tau); zero where p is, also where dy is not finite. Requires: tau
+// not extreme.
 struct GradientOfLogit {
   template <typename V>
-  GUMBEL_EXT_INLINE V operator()(V p, V dy, V half_dot, V twice_inverse_tau) const {
-    const V product = p * half_difference(dy, half_dot) * twice_inverse_tau;
+  GUMBEL_EXT_INLINE V operator()(V p, V dy, V scaled_dot, V factor) const {
+    const V product = p * scaled_difference(dy, scaled_dot) * factor;
     return p == V{} ? V{} : product;
   }
 };
@@ -27,15 +43,15 @@ struct GradientOfLogit {
 // What a class adds to dtau, in units of -kTauGradientUnit / tau, small enough that the sum of a row cannot overflow.
 constexpr double kTauGradientUnit = 0x1p7;
 template <typename C>
-GUMBEL_EXT_INLINE C tau_gradient_term(C p, C dy, C half_dot) {
+GUMBEL_EXT_INLINE C tau_gradient_term(C p, C dy, C scaled_dot) {
   const C positive = p < FloatTraits<C>::kSmallestNormal ? C(1) : p;  // p log p goes to 0 with p
-  return p * half_difference(dy, half_dot) * log_positive(positive) * C(2 / kTauGradientUnit);
+  return p * scaled_difference(dy, scaled_dot) * log_positive(positive) * C(1 / kGradientScale / kTauGradientUnit);
 }
 GUMBEL_EXT_INLINE double tau_gradient(double sum_of_terms, double tau) {
   return -(sum_of_terms / tau) * kTauGradientUnit;
 }
 
-// Whether a product with 2 / tau may leave the range of C before the last multiplication.
+// Whether a product with gradient_factor(tau) may leave the range of C before the last multiplication.
 template <typename C>
 GUMBEL_EXT_INLINE bool is_extreme_for_gradient(double tau) {
   constexpr double kFar = sizeof(C) == 4 ? 0x1p60 : 0x1p500;
@@ -45,17 +61,18 @@ GUMBEL_EXT_INLINE bool is_extreme_for_gradient(double tau) {
 // dx for any tau, in double.
 template <typename C>
 struct ExtremeGradient {
-  double half_dot;
-  double first, second;  // 2 / tau, in two factors, both above 1 or both below
+  double scaled_dot;
+  double first, second;  // gradient_factor(tau), in two factors, both above 1 or both below
   bool tau_is_small;
 
-  GUMBEL_EXT_INLINE ExtremeGradient(double half_dot, double tau) : half_dot(half_dot), tau_is_small(tau < 1) {
+  GUMBEL_EXT_INLINE ExtremeGradient(double dot, double tau)
+      : scaled_dot(bounded_dot<double>(dot)), tau_is_small(tau < 1) {
     constexpr double kFactor = 0x1p530;
     first = tau_is_small ? kFactor : 1 / kFactor;
-    second = 2 / (tau * first);
+    second = gradient_factor(tau * first);
   }
   GUMBEL_EXT_INLINE C operator()(C p, C dy) const {
-    const double a = static_cast<double>(p), h = half_difference(static_cast<double>(dy), half_dot);
+    const double a = static_cast<double>(p), h = scaled_difference(static_cast<double>(dy), scaled_dot);
     if (a == 0) return C(0);
     // In the order in which nothing overflows, or is lost below the smallest number, but with the result.
     if (!tau_is_small) return static_cast<C>(a * h * first * second);

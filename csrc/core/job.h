@@ -175,7 +175,7 @@ GUMBEL_EXT_INLINE Noise& noise_of(Job& job) {
 // One tile of one row, after the first pass over it; or all the row's tiles, combined.
 struct TileStats {
   double max;      // of the scores; NaN where the tile holds one
-  double sum;      // forward: of the exponentials relative to max; backward: of p * grad / 2
+  double sum;      // forward: of the exponentials relative to max; backward: of p * grad * kGradientScale
   double log_sum;  // backward: of what the classes add to tau's gradient
   std::int64_t argmax;
 };

@@ -25,18 +25,18 @@ GUMBEL_EXT_INLINE void stage_backward(const BackwardJob& job, const Tile& tile, 
   with_element(C{});
 }
 
-// <p, dy> / 2 over n classes, `step` apart, of which the usual sum is given: taken again of halves, in double, where
-// that is not finite.
+// <p, dy> * kGradientScale over n classes, `step` apart, of which the usual sum is given: taken again, scaled, in
+// double, where that is not finite.
 template <typename E>
-GUMBEL_EXT_INLINE double half_dot(double sum, const E* p, const E* dy, std::int64_t n, std::int64_t step) {
-  if (sum - sum == 0) return sum / 2;
+GUMBEL_EXT_INLINE double scaled_dot(double sum, const E* p, const E* dy, std::int64_t n, std::int64_t step) {
+  if (sum - sum == 0) return sum * kGradientScale;
   sum = 0;
   for (std::int64_t k = 0; k < n * step; k += step)
-    sum += static_cast<double>(widen(p[k])) * (static_cast<double>(widen(dy[k])) / 2);
+    sum += static_cast<double>(widen(p[k])) * (static_cast<double>(widen(dy[k])) * kGradientScale);
   return sum;
 }
 
-// stats[r].sum = <p, dy> / 2 over the tile.
+// stats[r].sum = <p, dy> * kGradientScale over the tile.
 template <typename E>
 GUMBEL_EXT_INLINE void dot_rows(const Tile& tile, const Buffers<Compute<E>>& buffers, TileStats* stats) {
   using C = Compute<E>;
@@ -51,36 +51,36 @@ GUMBEL_EXT_INLINE void dot_rows(const Tile& tile, const Buffers<Compute<E>>& buf
       },
       [&](std::int64_t r, double sum) __attribute__((always_inline)) {
         const auto *p = static_cast<const E*>(buffers.rows[r]), *dy = static_cast<const E*>(buffers.second_rows[r]);
-        stats[r].sum = half_dot(sum, p, dy, tile.width, 1);
+        stats[r].sum = scaled_dot(sum, p, dy, tile.width, 1);
       });
 }
 
 template <typename T, typename E>
-GUMBEL_EXT_INLINE void gradient_row(T* dx, const E* p, const E* dy, std::int64_t n, double half_dot, double tau) {
+GUMBEL_EXT_INLINE void gradient_row(T* dx, const E* p, const E* dy, std::int64_t n, double scaled_dot, double tau) {
   using C = Compute<T>;
   if (is_extreme_for_gradient<C>(tau)) {
-    const ExtremeGradient<C> gradient(half_dot, tau);
+    const ExtremeGradient<C> gradient(scaled_dot, tau);
     for (std::int64_t k = 0; k < n; ++k) narrow(gradient(widen(p[k]), widen(dy[k])), dx[k]);
     return;
   }
-  const auto half_dots = part_of(broadcast(static_cast<C>(half_dot)), 0);
-  const auto factors = part_of(broadcast(static_cast<C>(2 / tau)), 0);
+  const auto scaled_dots = part_of(broadcast(bounded_dot<C>(scaled_dot)), 0);
+  const auto factors = part_of(broadcast(static_cast<C>(gradient_factor(tau))), 0);
   const auto gradient = [=](auto p, auto dy)
-                            __attribute__((always_inline)) { return GradientOfLogit()(p, dy, half_dots, factors); };
+                            __attribute__((always_inline)) { return GradientOfLogit()(p, dy, scaled_dots, factors); };
   map_row(dx, n, gradient, p, dy);
 }
 
 // The sum of what the classes add to tau's gradient.
 template <typename C>
-GUMBEL_EXT_INLINE double log_sum_row(C* scratch, const C* p, const C* dy, std::int64_t n, C half_dot) {
+GUMBEL_EXT_INLINE double log_sum_row(C* scratch, const C* p, const C* dy, std::int64_t n, C scaled_dot) {
 #pragma omp simd
-  for (std::int64_t k = 0; k < n; ++k) scratch[k] = tau_gradient_term(p[k], dy[k], half_dot);
+  for (std::int64_t k = 0; k < n; ++k) scratch[k] = tau_gradient_term(p[k], dy[k], scaled_dot);
   double sum = 0;
   for (std::int64_t k = 0; k < n; ++k) sum += static_cast<double>(scratch[k]);
   return sum;
 }
 
-// The gradients of the tile's rows, given each row's <p, dy> / 2.
+// The gradients of the tile's rows, given each row's <p, dy> * kGradientScale.
 template <typename T, typename E, typename RowDot>
 GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers,
                                        TileStats* stats, RowDot row_dot) {
@@ -88,13 +88,14 @@ GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile,
   const bool in_place = job.grad_logits.data == job.relaxed.data;
   const RowSink<T> sink = tile.sink<T>(job.grad_logits ? job.grad_logits : job.relaxed, buffers.scores, in_place);
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const double half_dot = row_dot(r), tau = job.tau[tile.first_row + r];
+    const double scaled_dot = row_dot(r), tau = job.tau[tile.first_row + r];
     const E *p = static_cast<const E*>(buffers.rows[r]), *dy = static_cast<const E*>(buffers.second_rows[r]);
     // dx may be written over p, so it comes last.
     if constexpr (std::is_same_v<E, C>)
-      if (job.grad_tau) stats[r].log_sum = log_sum_row(buffers.noise, p, dy, tile.width, static_cast<C>(half_dot));
+      if (job.grad_tau) stats[r].log_sum = log_sum_row(buffers.noise, p, dy, tile.width, bounded_dot<C>(scaled_dot));
     if (job.grad_logits)
-      sink.row(r, [&](auto* dx) __attribute__((always_inline)) { gradient_row(dx, p, dy, tile.width, half_dot, tau); });
+      sink.row(r,
+               [&](auto* dx) __attribute__((always_inline)) { gradient_row(dx, p, dy, tile.width, scaled_dot, tau); });
   }
   if (job.grad_logits) sink.finish();
 }
@@ -107,20 +108,20 @@ GUMBEL_EXT_NOINLINE void backward_lanes(const BackwardJob& job, const Tile& tile
   C *const p = buffers.staged, *const dy = buffers.second_staged;
   load_lanes<kRows, C, T>(p, job.relaxed, tile);
   load_lanes<kRows, C, T>(dy, job.grad, tile);
-  C half_dots[kRows], factors[kRows];
+  C scaled_dots[kRows], factors[kRows];
   for (int first = 0; first < kRows; first += kLane) {
     double sum[kLane];
     sum_lanes<C>(tile.width, [&](std::int64_t k) __attribute__((always_inline)) {
       return load(p + k * kRows + first) * load(dy + k * kRows + first);
     }).store(sum);
     for (int j = first; j < first + kLane; ++j) {
-      half_dots[j] = static_cast<C>(half_dot(sum[j - first], p + j, dy + j, tile.width, kRows));
-      factors[j] = static_cast<C>(2 / job.tau[tile.first_row + j]);
+      scaled_dots[j] = bounded_dot<C>(scaled_dot(sum[j - first], p + j, dy + j, tile.width, kRows));
+      factors[j] = static_cast<C>(gradient_factor(job.tau[tile.first_row + j]));
     }
   }
   store_lanes<kRows, T>(job.grad_logits, tile, [&](std::int64_t k, std::int64_t first) __attribute__((always_inline)) {
     const C *some_p = p + k * kRows + first, *some_dy = dy + k * kRows + first;
-    return by_parts<Vec<C>>(GradientOfLogit(), load(some_p), load(some_dy), load(half_dots + first),
+    return by_parts<Vec<C>>(GradientOfLogit(), load(some_p), load(some_dy), load(scaled_dots + first),
                             load(factors + first));
   });
 }

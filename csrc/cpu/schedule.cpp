@@ -189,7 +189,10 @@ void search_again_where_infinite(const ElementKernels& kernels, const IndexJob& 
     largest.scores.noise.on = false;
     Best found;
     kernels.index_tiles(largest, row, 0, 1, 0, tiles, &found, task.workspace);
-    if (!std::isfinite(found.score)) continue;
+    if (!std::isfinite(found.score)) {  // it was no quotient that overflowed, or not only one
+      for (std::int64_t d = 0; d < task.draws; ++d) row_best[d] = found;
+      continue;
+    }
     IndexJob shifted = job;
     shifted.shift = found.score;
     kernels.index_tiles(shifted, row, task.first_draw, task.draws, 0, tiles, row_best, task.workspace);

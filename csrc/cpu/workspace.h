@@ -28,13 +28,13 @@ struct Buffers {
   std::int64_t bytes;
 
   GUMBEL_EXT_INLINE Buffers(const Shape& shape, Workspace workspace) {
-    char* next = static_cast<char*>(workspace);
+    std::uintptr_t next = reinterpret_cast<std::uintptr_t>(workspace);  // also of no workspace, to know the size
     const std::int64_t width = tile_width(shape), rows_in_group = shape.group_rows;
     const std::int64_t values = rows_in_group * padded<C>(width) + kVecBytes;
     const std::int64_t counters = rows_in_group * ((width + 3) / 4) + kVecBytes;
     const auto take = [&](auto*& pointer, std::int64_t count) __attribute__((always_inline)) {
       pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(next);
-      next += round_up(count * std::int64_t(sizeof(*pointer)), kVecBytes);
+      next += static_cast<std::uintptr_t>(round_up(count * std::int64_t(sizeof(*pointer)), kVecBytes));
     };
     take(rows, rows_in_group);
     take(second_rows, rows_in_group);
@@ -49,8 +49,8 @@ struct Buffers {
     take(mask, width);
     take(hot, rows_in_group);
     take(filler, rows_in_group);
-    bytes = next - static_cast<char*>(workspace);
-    staged_end = staged + values;
+    bytes = static_cast<std::int64_t>(next - reinterpret_cast<std::uintptr_t>(workspace));
+    staged_end = reinterpret_cast<const C*>(reinterpret_cast<std::uintptr_t>(staged) + values * sizeof(C));
   }
 
   // Whether row r is staged, as C, and not in the tensor any longer.

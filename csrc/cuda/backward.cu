@@ -8,12 +8,12 @@ template <typename T>
 cudaError_t run_tiles(const BackwardJob& job, const Launcher& launch) {
   const std::int64_t tasks = job.shape.rows * job.shape.tiles();
   TileStats* stats = launch.workspace<TileStats>(tasks + job.shape.rows);
-  double* half_dots = reinterpret_cast<double*>(stats + tasks);
+  double* scaled_dots = reinterpret_cast<double*>(stats + tasks);
   cudaError_t error = launch(backward_tiles<T>, tasks, kTileThreads, job, stats);
   if (error != cudaSuccess) return error;
-  error = launch(backward_combine, job.shape.rows, kTileThreads, job.shape, stats, half_dots);
+  error = launch(backward_combine, job.shape.rows, kTileThreads, job.shape, stats, scaled_dots);
   if (error != cudaSuccess) return error;
-  error = launch(backward_finish<T>, tasks, kTileThreads, job, stats, half_dots);
+  error = launch(backward_finish<T>, tasks, kTileThreads, job, stats, scaled_dots);
   if (error != cudaSuccess || !job.grad_tau) return error;
   return launch(backward_tau, job.shape.rows, kTileThreads, job, stats);
 }

@@ -28,10 +28,10 @@ struct Products {
       load_numbers<T>(dy[k], dy_row, span.first(k), span.count, C(0));
     }
   }
-  // The thread's share of <p, dy> / 2; of halves where the usual sum is not finite.
-  __device__ __forceinline__ double half_dot() const {
+  // The thread's share of <p, dy> * kGradientScale; of scaled numbers where the usual sum is not finite.
+  __device__ __forceinline__ double scaled_dot() const {
     const C sum = dot(C(1));
-    return sum - sum == 0 ? static_cast<double>(sum) / 2 : static_cast<double>(dot(C(0.5)));
+    return sum - sum == 0 ? static_cast<double>(sum) * kGradientScale : static_cast<double>(dot(kGradientScale));
   }
   __device__ __forceinline__ C dot(C factor) const {
     C sums[kPacks];
@@ -45,25 +45,26 @@ struct Products {
     return tree_sum<kPacks>(sums);
   }
   // The thread's share of what the classes add to tau's gradient.
-  __device__ __forceinline__ C log_sum(C half_dot) const {
+  __device__ __forceinline__ C log_sum(C scaled_dot) const {
     C sums[kPacks];
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       C terms[kClasses];
 #pragma unroll
-      for (int i = 0; i < kClasses; ++i) terms[i] = tau_gradient_term(p[k][i], dy[k][i], half_dot);
+      for (int i = 0; i < kClasses; ++i) terms[i] = tau_gradient_term(p[k][i], dy[k][i], scaled_dot);
       sums[k] = tree_sum<kClasses>(terms);
     }
     return tree_sum<kPacks>(sums);
   }
   template <typename Span>
-  __device__ __forceinline__ void store_gradient(const Rows& out, const Span& span, double half_dot, double tau) const {
+  __device__ __forceinline__ void store_gradient(const Rows& out, const Span& span, double scaled_dot,
+                                                 double tau) const {
     if (is_extreme_for_gradient<C>(tau)) {
-      store(out, span, ExtremeGradient<C>(half_dot, tau));
+      store(out, span, ExtremeGradient<C>(scaled_dot, tau));
       return;
     }
-    const C half = static_cast<C>(half_dot), factor = static_cast<C>(2 / tau);
-    store(out, span, [=](C p, C dy) { return GradientOfLogit()(p, dy, half, factor); });
+    const C dot = bounded_dot<C>(scaled_dot), factor = static_cast<C>(gradient_factor(tau));
+    store(out, span, [=](C p, C dy) { return GradientOfLogit()(p, dy, dot, factor); });
   }
   template <typename Span, typename Gradient>
   __device__ __forceinline__ void store(const Rows& out, const Span& span, Gradient gradient) const {
@@ -89,13 +90,13 @@ __global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, (k
     const Span<Team, kPackClasses<T>> span(team, job.shape, base);
     Products<T, kPacks> products;
     products.load(job, span);
-    const double half_dot = team.combine(products.half_dot(), Plus());
+    const double scaled_dot = team.combine(products.scaled_dot(), Plus());
     const double tau = temperature_of(job.tau, span.row, /*may_be_zero=*/false);
     if constexpr (kTau) {
-      const double sum = team.combine(static_cast<double>(products.log_sum(static_cast<C>(half_dot))), Plus());
+      const double sum = team.combine(static_cast<double>(products.log_sum(bounded_dot<C>(scaled_dot))), Plus());
       if (team.rank() == 0 && span.count > 0) job.grad_tau[span.row] = tau_gradient(sum, tau);
     }
-    if (job.grad_logits) products.store_gradient(job.grad_logits, span, half_dot, tau);
+    if (job.grad_logits) products.store_gradient(job.grad_logits, span, scaled_dot, tau);
   }
 }
 
@@ -108,8 +109,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   for_each_tile<T>(team, job.shape, [&](std::int64_t task, const auto& span) {
     Products<T, kTilePacks<T>> products;
     products.load(job, span);
-    const double half_dot = team.combine(products.half_dot(), Plus());
-    if (team.rank() == 0) stats[task].sum = half_dot;
+    const double scaled_dot = team.combine(products.scaled_dot(), Plus());
+    if (team.rank() == 0) stats[task].sum = scaled_dot;
   });
 }
 
@@ -128,28 +129,28 @@ __device__ __forceinline__ void sum_tiles(const Shape& shape, const TileStats* s
   }
 }
 
-// half_dots[row] = <p, dy> / 2
+// scaled_dots[row] = <p, dy> * kGradientScale
 static __global__ void __launch_bounds__(kTileThreads, 2)
-    backward_combine(const Shape shape, const TileStats* stats, double* half_dots) {
-  sum_tiles(shape, stats, [](const TileStats& tile) { return tile.sum; }, half_dots, nullptr);
+    backward_combine(const Shape shape, const TileStats* stats, double* scaled_dots) {
+  sum_tiles(shape, stats, [](const TileStats& tile) { return tile.sum; }, scaled_dots, nullptr);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    backward_finish(const __grid_constant__ BackwardJob job, TileStats* stats, const double* half_dots) {
+    backward_finish(const __grid_constant__ BackwardJob job, TileStats* stats, const double* scaled_dots) {
   using C = Compute<T>;
   GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
   const BlockTeam team{scratch};
   for_each_tile<T>(team, job.shape, [&](std::int64_t task, const auto& span) {
     Products<T, kTilePacks<T>> products;
     products.load(job, span);
-    const double half_dot = half_dots[span.row];
+    const double scaled_dot = scaled_dots[span.row];
     if (job.grad_tau) {
-      const double sum = team.combine(static_cast<double>(products.log_sum(static_cast<C>(half_dot))), Plus());
+      const double sum = team.combine(static_cast<double>(products.log_sum(bounded_dot<C>(scaled_dot))), Plus());
       if (team.rank() == 0) stats[task].log_sum = sum;
     }
     if (job.grad_logits)
-      products.store_gradient(job.grad_logits, span, half_dot,
+      products.store_gradient(job.grad_logits, span, scaled_dot,
                               temperature_of(job.tau, span.row, /*may_be_zero=*/false));
   });
 }

@@ -221,8 +221,8 @@ __global__ void __launch_bounds__(kIndexThreads, 2)
       if (next == team.size()) break;
       const Division at = divide(base + next, job.draws);
       const Best largest = search(at.quotient, RowQuotient<C>(0), 0);
-      const double shift = is_undefined(largest.score) ? 0 : largest.score;
-      const Best best = search(at.quotient, RowQuotient<C>(job.temperature[at.quotient], shift), at.remainder);
+      const RowQuotient<C> quotient(job.temperature[at.quotient], largest.score);
+      const Best best = is_undefined(largest.score) ? largest : search(at.quotient, quotient, at.remainder);
       if (team.rank() == next) job.out[mine] = best.index;
       from = next + 1;
     }
