@@ -30,14 +30,12 @@ GUMBEL_EXT_INLINE std::int64_t neighbours(const Rows& tensor, std::int64_t first
 // block[i][j] becomes block[j][i]: interleaving the halves as often as it takes.
 template <typename V, int kCount, int... kLane>
 GUMBEL_EXT_INLINE void transpose(V (&block)[kCount], std::integer_sequence<int, kLane...>) {
-  using Lane = std::remove_reference_t<decltype((V{} == V{})[0])>;
-  typedef Lane Indices __attribute__((vector_size(sizeof(V))));
-  const Indices low = {(kLane / 2 + kLane % 2 * kCount)...}, high = low + Lane(kCount / 2);
   for (int width = 1; width < kCount; width *= 2) {
     V next[kCount];
     for (int i = 0; i < kCount / 2; ++i) {
-      next[2 * i] = __builtin_shuffle(block[i], block[i + kCount / 2], low);
-      next[2 * i + 1] = __builtin_shuffle(block[i], block[i + kCount / 2], high);
+      const V a = block[i], b = block[i + kCount / 2];
+      next[2 * i] = __builtin_shufflevector(a, b, (kLane / 2 + kLane % 2 * kCount)...);
+      next[2 * i + 1] = __builtin_shufflevector(a, b, (kCount / 2 + kLane / 2 + kLane % 2 * kCount)...);
     }
     for (int i = 0; i < kCount; ++i) block[i] = next[i];
   }

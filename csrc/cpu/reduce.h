@@ -51,15 +51,14 @@ constexpr int kFoldedRows = kLanes<C> / 2;
 
 #if defined(__AVX2__)
 // `vectors` hold 2 * kWidth lanes of each row, row after row; in the end, one.
-template <typename C, int kWidth, typename Half, typename Fold, int... kLane>
+template <int kWidth, typename Half, typename Fold, int... kLane>
 GUMBEL_EXT_INLINE void fold_side_by_side(Half* vectors, Fold fold, std::integer_sequence<int, kLane...> lanes) {
-  typedef Lane<C> Indices __attribute__((vector_size(sizeof(Half))));
-  const Indices low = {(kLane / kWidth * 2 * kWidth + kLane % kWidth)...}, high = low + Lane<C>(kWidth);
   for (int i = 0; i < kWidth; ++i) {
     const Half a = vectors[2 * i], b = vectors[2 * i + 1];
-    vectors[i] = fold(__builtin_shuffle(a, b, low), __builtin_shuffle(a, b, high));
+    vectors[i] = fold(__builtin_shufflevector(a, b, (kLane / kWidth * 2 * kWidth + kLane % kWidth)...),
+                      __builtin_shufflevector(a, b, (kLane / kWidth * 2 * kWidth + kLane % kWidth + kWidth)...));
   }
-  if constexpr (kWidth > 1) fold_side_by_side<C, kWidth / 2>(vectors, fold, lanes);
+  if constexpr (kWidth > 1) fold_side_by_side<kWidth / 2>(vectors, fold, lanes);
 }
 #endif
 
@@ -75,7 +74,7 @@ GUMBEL_EXT_INLINE void fold_rows(C* out, const Vec<C>* rows, Fold fold) {
     __builtin_memcpy(halves, rows + r, sizeof halves);
     vectors[r] = fold(halves[0], halves[1]);
   }
-  fold_side_by_side<C, kRows / 2>(vectors, fold, std::make_integer_sequence<int, kRows>());
+  fold_side_by_side<kRows / 2>(vectors, fold, std::make_integer_sequence<int, kRows>());
   __builtin_memcpy(out, vectors, sizeof *vectors);
 #else
   for (int r = 0; r < kRows; ++r) {
