@@ -7,7 +7,9 @@ The programs are built along every way a C++ project may take: within the source
 from __future__ import annotations
 
 import re
+import resource
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -166,12 +168,34 @@ def test_the_server_draws_what_python_draws(programs: Path, threads: int) -> Non
 def test_the_server_reads_text(programs: Path) -> None:
     logits = torch.randn(50, 7)
     lines = [f"{seed} 0.5 {' '.join(map(repr, row))}" for seed, row in enumerate(logits.tolist())]
-    lines[20] = "20 0.5 what"
+    lines[20] = "20 0.5 wh\u00e4t\a"
     server = programs / "sample_server" / "sample_server"
     answers = run(server, "--text", stdin="\n".join(lines).encode()).splitlines()
     expected = [str(i) for i in gumbel_ext.gumbel_max(logits, 0.5, seed=torch.arange(50)).tolist()]
-    expected[20] = "error at line 21: expected LOGIT, a number, got what"
+    expected[20] = 'error at line 21: expected LOGIT, a number, got "wh\\xc3\\xa4t\\x07"'
     assert answers == expected
+
+
+def test_the_server_outlives_a_frame_too_large_for_its_memory(programs: Path) -> None:
+    ones = torch.ones(1, dtype=torch.int64)
+    good, large = (binary_frame(torch.ones(1, classes), torch.ones(1), ones) for classes in (5, 1 << 24))
+    size = len(large) - 16
+    command = [programs / "sample_server" / "sample_server", "--threads", "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin and server.stdout
+        server.stdin.write(good)
+        server.stdin.flush()
+        answer = server.stdout.readline()
+        status = Path(f"/proc/{server.pid}/status").read_text()
+        used = int(re.search(r"VmSize:\s+(\d+) kB", status)[1]) << 10  # type: ignore[index]
+        resource.prlimit(server.pid, resource.RLIMIT_AS, (used + size // 2, used + size // 2))
+        rest, _ = server.communicate(large + good + b"GMBL" + good)
+    too_large, after, stray, last = rest.splitlines(keepends=True)
+    assert too_large.decode() == (
+        f"error at byte {len(good)}: expected memory for the {size} bytes after the header, got none\n"
+    )
+    assert stray.startswith(b"error at byte ") and server.returncode == 0
+    assert answer == after == last
 
 
 def test_only_the_documented_symbols_are_exported(installed: Path) -> None:

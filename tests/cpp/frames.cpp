@@ -1,10 +1,34 @@
-// The sample server's readers: every malformed frame is named by its position, and the next one is read.
+// The sample server's readers: every malformed frame is named by its position, and the next one is read. Memory is
+// taken for what has come.
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <sstream>
 
 #include "../../examples/cpp/sample_server/frame.h"
 #include "check.h"
+
+namespace {
+
+constexpr std::size_t kUnlimited = std::numeric_limits<std::size_t>::max();
+std::size_t allocation_limit = kUnlimited, largest_allocation = 0;
+
+}  // namespace
+
+// (Not inlined, or GCC would take free() for a mismatch.)
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  largest_allocation = std::max(largest_allocation, bytes);
+  void* const memory = bytes > allocation_limit ? nullptr : std::malloc(bytes);
+  return memory != nullptr ? memory : throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
 
 namespace {
 
@@ -29,11 +53,13 @@ std::string good(std::int64_t seed = 7) {
   return header(1, 2, 20) + bytes(seed, 1.0f, 0.5f, -0.5f);
 }
 
-std::vector<Frame> read(const std::string& input, bool text = false) {
+std::vector<Frame> read(const std::string& input, bool text = false, std::size_t limit = kUnlimited) {
   std::istringstream stream(input);
+  allocation_limit = limit;
   const auto reader = text ? read_text(stream) : read_binary(stream);
   std::vector<Frame> frames;
   while (auto frame = reader->next()) frames.push_back(std::move(*frame));
+  allocation_limit = kUnlimited;
   return frames;
 }
 
@@ -54,8 +80,9 @@ void binary() {
   EXPECT(frames.size() == 1 && frames[0].error.empty() && frames[0].position == "byte 0");
   EXPECT(frames[0].rows() == 1 && frames[0].classes == 2 && frames[0].logits == std::vector<float>({0.5f, -0.5f}));
 
-  spoils_itself_alone("x", "skipped 1 bytes");
-  spoils_itself_alone("GMBGMBX and more", "skipped 16 bytes");
+  spoils_itself_alone("x", "got 1 bytes without it");
+  spoils_itself_alone("GMBGMBX and more", "got 16 bytes without it");
+  spoils_itself_alone("GMBL", "got 1279413575 rows");
   spoils_itself_alone(header(0, 2, 0), "got 0 rows");
   spoils_itself_alone(header(1, 0, 12), "0 classes");
   spoils_itself_alone(header(1, 2, 21) + std::string(20, 'x'), "21 bytes");
@@ -66,6 +93,52 @@ void binary() {
     const auto cut = read(good() + good().substr(0, size));
     EXPECT(cut.size() == 2 && !cut[1].error.empty() && cut[1].position == "byte 36");
   }
+}
+
+// After a frame given up, the next "GMBL" counts, wherever it lies; `g` is a good frame, `-` a malformed one.
+void resynchronisation() {
+  const std::string claims_more = header(1, 100, 412);
+  const struct {
+    std::string input, frames;
+  } cases[] = {
+      {"GMBL" + good(), "-g"},
+      {"GMBLGMBL" + good(), "--g"},
+      {"GMBGMBL" + good(), "--g"},
+      {"GMBL" + good() + "x" + good(), "-g-g"},
+      {header(0, 2, 0).substr(0, 9) + good() + good(), "-gg"},
+      {claims_more + good() + good(), "-gg"},
+      {claims_more + "GMB" + good() + claims_more + good() + "GMBL", "-g-g-"},
+      {good() + "GMBL" + good().substr(0, 35), "g--"},
+  };
+  for (const auto& [input, expected] : cases) {
+    std::string kinds;
+    for (const Frame& frame : read(input)) kinds += frame.error.empty() ? 'g' : '-';
+    check(kinds == expected, __FILE__, __LINE__, kinds + " instead of " + expected);
+  }
+}
+
+void memory() {
+  const std::string claims_most = header(1, (1u << 26) - 3, 1u << 28) + std::string(100, 'x');
+  largest_allocation = 0;
+  const auto cut = read(claims_most);
+  EXPECT(largest_allocation < 1 << 20);
+  EXPECT(cut.size() == 1 && cut[0].error ==
+                                "expected 268435456 bytes after the header, got 100 bytes and the end of "
+                                "the input");
+
+  const std::uint32_t classes = 1 << 20;
+  const std::string large = header(1, classes, 12 + 4 * classes) + std::string(12 + 4 * classes, '\0');
+  const std::string long_line = "1 1" + std::string(1 << 21, ' ') + "1\n";
+  std::string numbers = "1 1";
+  for (int i = 0; i < 1 << 17; ++i) numbers += " 1";
+  EXPECT(read(large)[0].error.empty() && read(long_line, true)[0].error.empty());
+  const auto binary = read(good() + large + good(8), false, 400000);
+  const auto lines = read(long_line + numbers + "\n7 1 1", true, 400000);
+  EXPECT(binary.size() == 3 && binary[1].position == "byte 36" && binary[1].logits.empty());
+  EXPECT(binary[1].error == "expected memory for the 4194316 bytes after the header, got none");
+  EXPECT(binary[2].error.empty() && binary[2].seeds == std::vector<std::int64_t>{8});
+  EXPECT(lines.size() == 3 && lines[2].error.empty() && lines[2].seeds == std::vector<std::int64_t>{7});
+  EXPECT(lines[0].error == "expected memory for the line, got none" && lines[1].error == lines[0].error);
 }
 
 void values() {
@@ -91,6 +164,10 @@ void text() {
     EXPECT(frames[i].position == "line " + std::to_string(i + 1));
   }
   EXPECT(frames[6].seeds == std::vector<std::int64_t>{-1} && frames[6].logits.size() == 2);
+  EXPECT(read("1 1 a\x1b\"\\\xff", true)[0].error == R"(expected LOGIT, a number, got "a\x1b\"\\\xff")");
+  EXPECT(read(std::string(100, 'x'), true)[0].error ==
+         "expected SEED, an integer of 64 bits, got \"" + std::string(40, 'x') + "\"...");
+  EXPECT(read("1", true)[0].error == "expected TEMPERATURE, a number, got the end of the line");
   const auto long_line = read("1 1 " + std::string(1 << 25, '1') + "\n1 1 1\n", true);
   EXPECT(long_line.size() == 2 && !long_line[0].error.empty() && long_line[1].error.empty());
 }
@@ -99,6 +176,8 @@ void text() {
 
 int main() {
   binary();
+  resynchronisation();
+  memory();
   values();
   text();
   return failures != 0;

@@ -14,8 +14,12 @@
 ///
 /// A text frame is a line of at most 2^24 characters with one row: SEED TEMPERATURE LOGIT LOGIT ...
 ///
-/// After a malformed header the reader goes on at the next "GMBL", after a malformed line at the next line.
-/// Wrong values in a frame of the right size spoil that frame alone.
+/// Resynchronisation. Bytes outside a frame are skipped up to the next "GMBL". A frame with a malformed header, or
+/// that the input ends within, is given up after its "GMBL": the reader goes on at the next one, even if that lies
+/// within what the frame claimed. After a malformed line it goes on at the next line. A frame of the right size with
+/// wrong values, or too large for the memory there is, spoils itself alone.
+///
+/// Memory: a small multiple of the frame's bytes that have come, whatever its header claims.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +31,7 @@
 
 struct Frame {
   std::string position;  ///< "byte 128" or "line 3", counted from 0 and from 1
-  std::string error;     ///< what is malformed; empty if nothing is
+  std::string error;     ///< what was expected and what came, printable; empty if the frame is well-formed
   std::int64_t classes = 0;
   std::vector<std::int64_t> seeds;
   std::vector<float> temperatures;
@@ -48,5 +52,5 @@ class FrameReader {
 std::unique_ptr<FrameReader> read_binary(std::istream& input);
 std::unique_ptr<FrameReader> read_text(std::istream& input);
 
-/// What is wrong with the numbers of a frame; empty if nothing is.
+/// What is wrong with the numbers of a well-formed frame; empty if nothing is.
 std::string check_values(const Frame& frame);

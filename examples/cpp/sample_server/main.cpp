@@ -18,6 +18,7 @@
 #include <chrono>
 #include <future>
 #include <iostream>
+#include <new>
 #include <string_view>
 #include <thread>
 
@@ -74,7 +75,9 @@ Answer answer(Frame frame) {
       result.line += std::to_string(indices.const_data_ptr<std::int64_t>()[row]);
     }
     return result;
-  } catch (const std::exception& error) {  // out of memory, say: the next frame may fit
+  } catch (const std::bad_alloc&) {  // the next frame may fit
+    return {"error at " + frame.position + ": expected memory for the answer, got none", 0};
+  } catch (const std::exception& error) {
     const std::string what = error.what();
     return {"error at " + frame.position + ": " + what.substr(0, what.find('\n')), 0};
   }
@@ -82,7 +85,22 @@ Answer answer(Frame frame) {
 
 struct Totals {
   std::int64_t frames = 0, malformed = 0, rows = 0;
+  bool complete = true;  // all of the input was read and answered
 };
+
+// Writes the answer once it is there; where memory lacked even for an error's words, these.
+void write_answer(std::future<Answer>& next, Totals& totals) {
+  ++totals.frames;
+  try {
+    const Answer given = next.get();
+    std::cout << given.line << "\n" << std::flush;
+    totals.malformed += given.rows == 0;
+    totals.rows += given.rows;
+  } catch (const std::exception&) {
+    std::cout << "error: expected memory for the answer, got none\n" << std::flush;
+    ++totals.malformed;
+  }
+}
 
 Totals serve(FrameReader& reader, int threads) {
   Queue<std::packaged_task<Answer()>> tasks(threads);
@@ -95,19 +113,17 @@ Totals serve(FrameReader& reader, int threads) {
       while (auto task = tasks.pop()) (*task)();
     });
   std::jthread writer([&] {
-    while (auto next = answers.pop()) {
-      const Answer given = next->get();
-      std::cout << given.line << "\n" << std::flush;
-      ++totals.frames;
-      totals.malformed += given.rows == 0;
-      totals.rows += given.rows;
-    }
+    while (auto next = answers.pop()) write_answer(*next, totals);
   });
 
-  while (auto frame = reader.next()) {
-    std::packaged_task<Answer()> task([frame = std::move(*frame)]() mutable { return answer(std::move(frame)); });
-    answers.push(task.get_future());
-    tasks.push(std::move(task));
+  try {
+    while (auto frame = reader.next()) {
+      std::packaged_task<Answer()> task([frame = std::move(*frame)]() mutable { return answer(std::move(frame)); });
+      answers.push(task.get_future());
+      tasks.push(std::move(task));
+    }
+  } catch (const std::bad_alloc&) {  // not even a few bytes are left: what was read is answered
+    totals.complete = false;
   }
   tasks.close();
   answers.close();
@@ -135,5 +151,6 @@ int main(int argc, char** argv) {
   std::cerr << totals.rows << " rows in " << totals.frames << " frames (" << totals.malformed << " malformed), "
             << seconds.count() << " s with " << options->threads
             << " threads: " << std::int64_t(double(totals.rows) / seconds.count()) << " rows a second\n";
-  return std::cout ? 0 : 1;
+  if (!totals.complete) std::cerr << "error: expected memory to read on, got none\n";
+  return std::cout && totals.complete ? 0 : 1;
 }
