@@ -3,11 +3,16 @@
 #
 #   make demo TORCH="torch==2.11.0"     another torch, in any form that pip takes
 #   make demo PYTHON=python3.12         another Python
+#
+# Apart from them, `make fuzz` searches for inputs that break a promise, FUZZ_SECONDS (half an hour) for each fuzzer;
+# it needs clang++ besides. The first such input ends it and lies in out/fuzz/crashes then; FUZZ_FLAGS are libFuzzer's.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 OUT ?= out
+FUZZ_SECONDS ?= 1800
+FUZZ_FLAGS ?=
 
 BIN := $(VENV)/bin
 TOOLS := "setuptools>=77,<90" "cmake>=3.24,<5" "ninja>=1.11" "pybind11>=2.13,<4" wheel
@@ -17,7 +22,7 @@ SOURCES := $(shell find csrc cmake gumbel_ext -type f -not -path '*/__pycache__/
 # A change of TORCH or PYTHON means another environment.
 STAMP := $(VENV)/.$(shell printf '%s' "$(PYTHON) $(TORCH)" | cksum | cut -d' ' -f1)
 
-.PHONY: demo test build clean
+.PHONY: demo test build fuzz clean
 
 demo: build
 	$(BIN)/python examples/discrete_vae.py --out $(OUT)
@@ -27,6 +32,17 @@ test: build
 	$(BIN)/python -m pytest
 
 build: $(STAMP)-built
+
+fuzz: $(STAMP)-torch
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=clang++ \
+	  -DGUMBEL_EXT_FUZZ=ON -DGUMBEL_EXT_FORCE_CPU=ON \
+	  -DCMAKE_PREFIX_PATH="$$($(BIN)/python -c 'import torch; print(torch.utils.cmake_prefix_path)')"
+	$(BIN)/cmake --build build/fuzz
+	$(BIN)/python tests/fuzz/seeds.py $(OUT)/fuzz/corpus
+	mkdir -p $(OUT)/fuzz/crashes
+	for name in frames api; do build/fuzz/tests/fuzz/$${name}_fuzzer -max_total_time=$(FUZZ_SECONDS) -max_len=1024 \
+	  -malloc_limit_mb=64 -artifact_prefix=$(OUT)/fuzz/crashes/$$name- $(FUZZ_FLAGS) $(OUT)/fuzz/corpus/$$name \
+	  || exit 1; done
 
 $(STAMP)-torch:
 	$(PYTHON) -m venv --clear $(VENV)
