@@ -67,9 +67,11 @@ class Maker {
   }
 
   void make_dim() {
-    const int count = std::max(1, int(call_.logits.dim())), byte = in_.take<std::uint8_t>();
-    const bool fits = byte < 250;
-    call_.dim = fits ? byte % (2 * count) - count : (byte % 2 == 1 ? count : -count - 1) * (byte < 254 ? 1 : 1 << 30);
+    const std::int64_t count = std::max<std::int64_t>(1, call_.logits.dim()), kMost = std::int64_t(1) << 62;
+    const std::int64_t out_of_range[] = {count, -count - 1, kMost, -kMost};
+    const int byte = in_.take<std::uint8_t>();
+    const bool fits = byte < 252;
+    call_.dim = fits ? byte % (2 * count) - count : out_of_range[byte - 252];
     if (call_.has_tau()) call_.valid &= fits;
   }
 
@@ -142,7 +144,7 @@ class Maker {
     if (kind < 128) return;
     call_.num_samples = kind < 240 ? kind % 5 : kind < 252 ? 60 + kind % 12 : kind < 254 ? -1 : std::int64_t(1) << 31;
     call_.valid &= kind < 252;
-    if (call_.logits.numel() * *call_.num_samples > 1 << 18) call_.num_samples = 1;
+    if (kind < 252 && call_.logits.numel() * *call_.num_samples > 1 << 18) call_.num_samples = 1;
   }
 
   void make_gradient() {
