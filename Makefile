@@ -1,6 +1,7 @@
 # The two commands: `make demo` and `make test`. Both need Python 3.10 or newer, g++ and make; they set up a
 # virtual environment of their own, in .venv.
 #
+#   make test-long                      what takes half an hour or more, the statistics of docs/proofs.md among it
 #   make demo TORCH="torch==2.11.0"     another torch, in any form that pip takes
 #   make demo PYTHON=python3.12         another Python
 #
@@ -22,7 +23,7 @@ SOURCES := $(shell find csrc cmake gumbel_ext -type f -not -path '*/__pycache__/
 # A change of TORCH or PYTHON means another environment.
 STAMP := $(VENV)/.$(shell printf '%s' "$(PYTHON) $(TORCH)" | cksum | cut -d' ' -f1)
 
-.PHONY: demo test build fuzz clean
+.PHONY: demo test test-long build fuzz clean
 
 demo: build
 	$(BIN)/python examples/discrete_vae.py --out $(OUT)
@@ -30,6 +31,11 @@ demo: build
 
 test: build
 	$(BIN)/python -m pytest
+
+# Tests marked `long`, then the statistics of docs/proofs.md (with `dieharder` where it is installed).
+test-long: build
+	$(BIN)/python -m pytest -m long
+	cd tests && $(abspath $(BIN))/python -m randomness
 
 build: $(STAMP)-built
 

@@ -199,7 +199,8 @@ def quotients(scores: Array, t: Array) -> Array:
     """scores / t in their precision, t rounded to it first where it has it among its normal numbers.
 
     Where a quotient leaves the range at the top of a finite row, the row's largest score is subtracted first: the
-    winner is that of the exact quotients. A temperature of 0 is greedy, and here divides by 1.
+    winner is that of the exact quotients. Beside +infinity no finite score counts. A temperature of 0 is greedy, and
+    here divides by 1.
     """
     limits, t = np.finfo(scores.dtype), np.where(t == 0, 1, t)
     held = scores.dtype == t.dtype or ((t >= limits.tiny) & (t <= limits.max))
@@ -211,6 +212,7 @@ def quotients(scores: Array, t: Array) -> Array:
 
         found, largest = divided(scores), scores.max(-1, keepdims=True, initial=-np.inf)
         beyond = np.isfinite(largest) & np.isinf(found.max(-1, keepdims=True, initial=-np.inf))
+        found = np.where((largest == np.inf) & (scores < np.inf), -np.inf, found)
         return np.where(beyond, divided(scores - largest), found)
 
 
