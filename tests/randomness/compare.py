@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 
 import gumbel_ext
 
-from .noise import above
+from .noise import above, collisions, fit
 
 BEYOND = (8, 10, 12, 14, 16, 18, 20, 22)
 ROWS, CLASSES = 4096, 1024
@@ -26,13 +27,14 @@ CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
 
 @dataclass(frozen=True)
 class Library:
-    """Noise of (rows, classes), relaxed samples of logits under one seed, and under a seed a row where there is one."""
+    """Noise of (rows, classes), relaxed samples of logits under one seed, and of a batch in parts of these sizes: with
+    a seed a row where there is one, and else one after the other."""
 
     name: str
     version: str
     noise: Callable[[int, int, int, torch.dtype], torch.Tensor]
     sample: Callable[[torch.Tensor, int], torch.Tensor]
-    rows: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
+    parts: Callable[[torch.Tensor, list[int]], list[torch.Tensor]]
 
 
 def ours() -> Library:
@@ -40,7 +42,10 @@ def ours() -> Library:
         "gumbel_ext", gumbel_ext.__version__,
         lambda rows, classes, seed, dtype: gumbel_ext.gumbel_noise((rows, classes), seed=seed, dtype=dtype),
         lambda x, seed: gumbel_ext.gumbel_softmax(x, seed=seed),
-        lambda x, seeds: gumbel_ext.gumbel_softmax(x, seed=seeds),
+        lambda x, sizes: [
+            gumbel_ext.gumbel_softmax(part, seed=seeds)
+            for part, seeds in zip(x.split(sizes), torch.arange(len(x)).split(sizes), strict=True)
+        ],
     )  # fmt: skip
 
 
@@ -53,10 +58,14 @@ def pytorch() -> Library:
         torch.manual_seed(seed)
         return torch.nn.functional.gumbel_softmax(x)
 
-    return Library("torch", torch.__version__, noise, sample, None)
+    def parts(x: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        return [torch.nn.functional.gumbel_softmax(part) for part in x.split(sizes)]
+
+    return Library("torch", torch.__version__, noise, sample, parts)
 
 
-def jax() -> Library:
+def jax(mode: str | None = None) -> Library:
     import jax
     import jax.numpy as jnp
 
@@ -66,28 +75,32 @@ def jax() -> Library:
     def back(x: Any) -> torch.Tensor:
         return torch.from_numpy(np.asarray(x).copy())
 
-    gumbel = jax.jit(jax.random.gumbel, static_argnums=(1, 2))
+    gumbel = jax.jit(partial(jax.random.gumbel, mode=mode), static_argnums=(1, 2))
     types = {torch.float32: jnp.float32, torch.float16: jnp.float16}
 
     def relaxed(k: Any, x: Any) -> Any:
-        return jax.nn.softmax(x + jax.random.gumbel(k, x.shape, x.dtype))
+        return jax.nn.softmax(x + jax.random.gumbel(k, x.shape, x.dtype, mode=mode))
 
-    def rows(x: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        return back(jax.jit(jax.vmap(relaxed))(jax.vmap(jax.random.key)(jnp.asarray(seeds.numpy())), x.numpy()))
+    def parts(x: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+        keys, ends = jax.vmap(jax.random.key)(jnp.arange(len(x))), np.cumsum(sizes)
+        rows = jax.jit(jax.vmap(relaxed))
+        return [back(rows(keys[i:j], x[i:j].numpy())) for i, j in zip(ends - sizes, ends, strict=True)]
 
     return Library(
-        "JAX", jax.__version__,
+        f"JAX, {mode}" if mode else "JAX", jax.__version__,
         lambda r, c, seed, dtype: back(gumbel(key(seed), (r, c), types[dtype])),
         lambda x, seed: back(jax.jit(relaxed)(key(seed), x.numpy())),
-        rows,
+        parts,
     )  # fmt: skip
 
 
-LIBRARIES: dict[str, Callable[[], Library]] = {"gumbel_ext": ours, "torch": pytorch, "JAX": jax}
+LIBRARIES: dict[str, Callable[[], Library]] = {
+    "gumbel_ext": ours, "torch": pytorch, "JAX": jax, "JAX, high": partial(jax, "high"),
+}  # fmt: skip
 
 
 def available() -> list[str]:
-    return [name for name in LIBRARIES if name != "JAX" or importlib.util.find_spec("jax")]
+    return [name for name in LIBRARIES if not name.startswith("JAX") or importlib.util.find_spec("jax")]
 
 
 def reach(library: Library, n: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -116,25 +129,29 @@ def digest(name: str, threads: int) -> str:
     return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()[-1]
 
 
-def invariance(library: Library) -> dict[str, bool | None]:
+def invariance(library: Library) -> dict[str, bool]:
     """Whether a sample is the same for another thread count, in a longer batch, and with the batch in parts."""
-    x, seeds = torch.zeros(512, 1000), torch.arange(512)
-    whole = library.sample(x, 1)
-    found: dict[str, bool | None] = {
+    x = torch.zeros(512, 1000)
+    return {
         "threads": digest(library.name, 1) == digest(library.name, 2),
-        "longer_batch": torch.equal(library.sample(x[:200], 1), whole[:200]),
-        "parts": None,
+        "longer_batch": torch.equal(library.sample(x[:200], 1), library.sample(x, 1)[:200]),
+        "parts": torch.equal(torch.cat(library.parts(x, [200, 312])), library.parts(x, [512])[0]),
     }
-    if library.rows is not None:
-        parts = torch.cat([library.rows(x[i:j], seeds[i:j]) for i, j in ((0, 200), (200, 512))])
-        found["parts"] = torch.equal(parts, library.rows(x, seeds))
-    return found
 
 
-def compared(name: str, n: int, half: int) -> dict[str, Any]:
+def compared(name: str, scaled: Callable[[int], int]) -> dict[str, Any]:
+    """Everything of one library: `scaled` says how much to draw of these draws."""
     library = LIBRARIES[name]()
-    return {"version": library.version, "float32": reach(library, n, torch.float32),
-            "float16": reach(library, half, torch.float16), "same": invariance(library)}  # fmt: skip
+    noise = partial(library.noise, dtype=torch.float32)
+    equal = collisions(noise, scaled(10**9), 1)
+    return {
+        "version": library.version,
+        "float32": reach(library, scaled(4 * 10**9), torch.float32),
+        "float16": reach(library, scaled(25 * 10**7), torch.float16),
+        "law": {r.check: r.p for r in fit(noise, scaled(10**8), 2)},
+        "equal": {"draws": equal.draws, "pairs": equal.statistic, "p": equal.p},
+        "same": invariance(library),
+    }
 
 
 if __name__ == "__main__":

@@ -58,20 +58,28 @@ def fit(noise: Noise, n: int, seed: int) -> list[Result]:
     ]  # fmt: skip
 
 
-def tail(noise: Noise, n: int, seed: int, beyond: Sequence[float] = (16, 18, 20, 22)) -> Result:
-    """Counts beyond far thresholds: Poisson of mean n (1 - exp(-exp(-t))), two-sided, for each of them."""
-    counts, draws, largest = np.zeros(len(beyond), int), 0, -np.inf
+def tail(noise: Noise, n: int, seed: int, beyond: Sequence[float] = (16, 18, 20, 22)) -> list[Result]:
+    """Counts beyond far thresholds: Poisson of mean n (1 - exp(-exp(-t))), two-sided, for each of them.
+
+    None of all values may be infinite or NaN.
+    """
+    counts, draws, largest, bad = np.zeros(len(beyond), int), 0, -np.inf, 0
     for g in blocks(noise, n, seed):
         draws += g.numel()
-        top = g.amax(0)  # most columns hold nothing this far out
+        low, top = g.aminmax(dim=0)  # most columns hold nothing this far out
+        if not (low.isfinite().all() and top.isfinite().all()):
+            bad += int((~g.isfinite()).sum())
         largest = max(largest, top.max().item())
         far = g[:, top > min(beyond)]
         counts += [int((far > t).sum()) for t in beyond]
     expected = draws * above(beyond)
     ps = [poisson_p(c, e) for c, e in zip(counts.tolist(), expected.tolist(), strict=True)]
     lines = [f"beyond {t}: {c} of {e:.1f}" for t, c, e in zip(beyond, counts, expected, strict=True)]
-    return Result("tail", draws, float(counts[-1]), "Poisson, smallest p of all", bonferroni(ps),
-                  detail="; ".join([*lines, f"largest {largest:.3f}"]))  # fmt: skip
+    return [
+        Result("tail", draws, float(counts[0]), "Poisson, smallest p of all", bonferroni(ps),
+               detail="; ".join([*lines, f"largest {largest:.3f}"])),
+        certain("infinite or NaN", draws, bad, "none"),
+    ]  # fmt: skip
 
 
 def collisions(noise: Noise, n: int, seed: int, beyond: float = 11.1) -> Result:

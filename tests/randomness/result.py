@@ -9,8 +9,8 @@ import numpy as np
 from reference import Array
 from scipy import special, stats
 
-# A right library fails a check this often, by its p-value's law. The quick tier has about 30 p-values and the long
-# one about 30 more, so either one's family-wise rate of false alarms is below 1e-4.
+# A right library fails a check this often, by its p-value's law. The quick tier has about 30 p-values, so its
+# family-wise rate of false alarms is below 1e-4; the long tier adds up its own rates.
 RATE = 1e-6
 
 

@@ -27,7 +27,7 @@ def coarse_words(rows: int, classes: int, seed: int, dtype: torch.dtype = torch.
 
 
 def cut(rows: int, classes: int, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """A tail cut at 16. jax-ml/jax#5348: noise "in the range (-4.47, 16)"; FlashInfer's ends at 15.9."""
+    """A tail cut at 16. jax-ml/jax#5348: after it, gumbel "will give samples in the range (-4.47, 16)"."""
     return sources.noise(rows, classes, seed, dtype).clamp_(max=15.94)
 
 
@@ -37,7 +37,7 @@ def sixteen_bits(rows: int, classes: int, seed: int, dtype: torch.dtype = torch.
 
 
 def infinite(rows: int, classes: int, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Word 0xFFFFFFFF becomes 1, and its noise infinite. sgl-project/sglang#25133: (hash / (2^32 - 1)) is 1."""
+    """Word 0xFFFFFFFF becomes 1, and its noise infinite. sgl-project/sglang#25106: hash / (2^32 - 1) is 1."""
     words, _ = reference.words(seed, rows, classes)
     u = torch.from_numpy(words.astype(np.float64) / (2**32 - 1))
     return -(-u.log()).log()
@@ -58,7 +58,7 @@ def seed_plus_row(
 
 
 def shared_streams(seed: int) -> list[torch.Tensor]:
-    """Draft and recovery take one noise. vllm-project/vllm#47386 and #54282: the same (seed, position)."""
+    """Draft and recovery take one noise. vllm-project/vllm#47386: "the identical noise vector"."""
     draft = sources.noise(1 << 20, 4, seed)
     return [draft, sources.noise(1 << 20, 1, seed + 1), draft]
 
@@ -118,12 +118,13 @@ def tau_before_noise(logits: torch.Tensor, tau: float, n: int, seed: int) -> tor
 
 
 def reseeded_words(seeds: Array) -> Array:
-    """First outputs of MCG31m1 seeded with these numbers. pytorch/pytorch#132395: each call seeded a new one."""
+    """First outputs of MCG31m1, seeded with these numbers."""
     return seeds.astype(np.uint64) * np.uint64(1132489760) % np.uint64(2**31 - 1)
 
 
 def reseeded(logits: torch.Tensor, n: int, seed: int) -> torch.Tensor:
-    """A generator seeded anew for every sample: consecutive seeds are a lattice."""
+    """A weak generator seeded anew for every sample, so that consecutive seeds make a lattice. pytorch/pytorch#132395:
+    every call of exponential_ seeded a new MCG31m1."""
     u = reseeded_words(np.arange(seed + 1, seed + 1 + n)) / (2**31 - 1)
     return search_exact(logits, torch.from_numpy(u))
 
