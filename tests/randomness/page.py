@@ -48,7 +48,7 @@ def run(record: dict[str, Any]) -> str:
         f"{record['date']}, commit {record['commit']}, torch {record['torch']}, {record['cpu']} "
         f"({record['cpu_isa']}), {record['seconds'] / 60:.0f} minutes: "
         f"{sum(c['good'] for c in passed)} of {len(passed)} statistics passed. A right library fails one of them, "
-        f"anywhere in the run, with probability at most {sum(c['rate'] for c in passed):.1e}.\n"
+        f"anywhere in the run, with probability about {sum(c['rate'] for c in passed):.1e}.\n"
     )
 
 

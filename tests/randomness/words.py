@@ -102,7 +102,7 @@ def dieharder(noise: Noise, axis: str, seed: int, tests: tuple[int, ...] = TESTS
     failed = [f"{name} p={p:.2g}" for name, p, verdict in lines if verdict not in ("PASSED", "WEAK")]
     p = 0.0 if failed else float(stats.binom.sf(len(weak) - 1, len(lines), WEAK))
     smallest = min(min(p, 1 - p) for _, p, _ in lines)
-    return Result(f"dieharder, words across {axis}", read, smallest, "no FAILED; WEAK binomial", p,
+    return Result(f"dieharder, words across {axis}", read, smallest, "least p from either end; WEAK binomial", p,
                   rate=RATE + FAILED * len(lines),
                   detail=f"{len(lines)} p-values, {len(failed)} FAILED, {len(weak)} WEAK"
                          + "".join(f"; {line}" for line in weak + failed))  # fmt: skip
