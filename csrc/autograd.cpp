@@ -94,7 +94,7 @@ struct SoftmaxBackward : public torch::autograd::Node {
   }
 
   // Whether p may be overwritten: this is its last use, it is the very tensor that was saved and not what a hook made
-  // of it, and nobody else can reach its memory. Then it need not be saved any longer. On a GPU, one-hot outputs
+  // of it, and nobody else can reach its memory. On a GPU, one-hot outputs
   // alone: work that another stream has not done yet may still read a p that was handed out. And not while a graph is
   // captured, whose backward may be replayed without its forward.
   bool take_relaxed(const Tensor& p);
@@ -133,6 +133,7 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
   const OptionalTensor optional_rows = rows.defined() ? OptionalTensor(rows) : OptionalTensor();
   if (need_logits && !at::isTensorSubclassLike(grad) && take_relaxed(p)) {
     grad_tau = backward_in_place_operator().call(grad, p, tau, optional_rows, dim, need_tau);
+    relaxed.reset_data();  // now that nothing can fail any longer
     grad_logits = p.detach();
   } else {
     std::tie(grad_logits, grad_tau) = backward_operator().call(grad, p, tau, optional_rows, dim, need_logits, need_tau);
@@ -143,8 +144,8 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
 bool SoftmaxBackward::take_relaxed(const Tensor& p) {
   if (torch::autograd::get_current_graph_task_keep_graph() || at::isTensorSubclassLike(p)) return false;
   if (relaxed.has_hooks()) return false;
-  relaxed.reset_data();
-  const bool unseen = p.use_count() == 1 && p.storage().use_count() == 1;
+  constexpr std::size_t kHolders = 2;  // p, and what was saved of it
+  const bool unseen = p.use_count() == 1 && p.storage().use_count() == kHolders;
 #if defined(GUMBEL_EXT_WITH_CUDA)
   constexpr std::uint32_t kOneHotOutputs = 2;
   if (p.is_cuda())

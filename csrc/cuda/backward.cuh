@@ -57,23 +57,36 @@ struct Products {
     return tree_sum<kPacks>(sums);
   }
   template <typename Span>
-  __device__ __forceinline__ void store_gradient(const Rows& out, const Span& span, double scaled_dot,
-                                                 double tau) const {
-    if (is_extreme_for_gradient<C>(tau)) {
-      store(out, span, ExtremeGradient<C>(scaled_dot, tau));
-      return;
-    }
-    const C dot = bounded_dot<C>(scaled_dot), factor = static_cast<C>(gradient_factor(tau));
-    store(out, span, [=](C p, C dy) { return GradientOfLogit()(p, dy, dot, factor); });
-  }
-  template <typename Span, typename Gradient>
-  __device__ __forceinline__ void store(const Rows& out, const Span& span, Gradient gradient) const {
-    const Row<T> row = Row<T>::template of<kClasses>(out, span.row, span.begin);
+  __device__ __forceinline__ void store_gradient(const BackwardJob& job, const Span& span, C scaled_dot) const {
+    const double tau = temperature_of(job.tau, span.row, /*may_be_zero=*/false);
+    if (is_extreme_for_gradient<C>(tau)) return store_extreme_gradient(job, span, scaled_dot, tau);
+    const Row<T> row = Row<T>::template of<kClasses>(job.grad_logits, span.row, span.begin);
+    const C factor = static_cast<C>(gradient_factor(tau));
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       C dx[kClasses];
 #pragma unroll
-      for (int i = 0; i < kClasses; ++i) dx[i] = gradient(p[k][i], dy[k][i]);
+      for (int i = 0; i < kClasses; ++i) dx[i] = GradientOfLogit()(p[k][i], dy[k][i], scaled_dot, factor);
+      store_numbers<T>(row, span.first(k), span.count, dx);
+    }
+  }
+
+ private:
+  // From memory once more, pack by pack: what is rare keeps no registers.
+  template <typename Span>
+  __device__ __forceinline__ static void store_extreme_gradient(const BackwardJob& job, const Span& span, C scaled_dot,
+                                                                double tau) {
+    const ExtremeGradient<C> gradient(static_cast<double>(scaled_dot), tau);
+    const Row<T> row = Row<T>::template of<kClasses>(job.grad_logits, span.row, span.begin);
+#pragma unroll 1
+    for (int k = 0; k < kPacks; ++k) {
+      C p[kClasses], dy[kClasses], dx[kClasses];
+      load_numbers<T>(p, Row<T>::template of<kClasses>(job.relaxed, span.row, span.begin), span.first(k), span.count,
+                      C(0));
+      load_numbers<T>(dy, Row<T>::template of<kClasses>(job.grad, span.row, span.begin), span.first(k), span.count,
+                      C(0));
+#pragma unroll
+      for (int i = 0; i < kClasses; ++i) dx[i] = gradient(p[i], dy[i]);
       store_numbers<T>(row, span.first(k), span.count, dx);
     }
   }
@@ -90,13 +103,12 @@ __global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, (k
     const Span<Team, kPackClasses<T>> span(team, job.shape, base);
     Products<T, kPacks> products;
     products.load(job, span);
-    const double scaled_dot = team.combine(products.scaled_dot(), Plus());
-    const double tau = temperature_of(job.tau, span.row, /*may_be_zero=*/false);
+    const C scaled_dot = bounded_dot<C>(team.combine(products.scaled_dot(), Plus()));
     if constexpr (kTau) {
-      const double sum = team.combine(static_cast<double>(products.log_sum(bounded_dot<C>(scaled_dot))), Plus());
-      if (team.rank() == 0 && span.count > 0) job.grad_tau[span.row] = tau_gradient(sum, tau);
+      const double sum = team.combine(static_cast<double>(products.log_sum(scaled_dot)), Plus());
+      if (team.rank() == 0 && span.count > 0) job.grad_tau[span.row] = tau_gradient(sum, job.tau[span.row]);
     }
-    if (job.grad_logits) products.store_gradient(job.grad_logits, span, scaled_dot, tau);
+    if (job.grad_logits) products.store_gradient(job, span, scaled_dot);
   }
 }
 
@@ -144,14 +156,12 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   for_each_tile<T>(team, job.shape, [&](std::int64_t task, const auto& span) {
     Products<T, kTilePacks<T>> products;
     products.load(job, span);
-    const double scaled_dot = scaled_dots[span.row];
+    const C scaled_dot = bounded_dot<C>(scaled_dots[span.row]);
     if (job.grad_tau) {
-      const double sum = team.combine(static_cast<double>(products.log_sum(bounded_dot<C>(scaled_dot))), Plus());
+      const double sum = team.combine(static_cast<double>(products.log_sum(scaled_dot)), Plus());
       if (team.rank() == 0) stats[task].log_sum = sum;
     }
-    if (job.grad_logits)
-      products.store_gradient(job.grad_logits, span, scaled_dot,
-                              temperature_of(job.tau, span.row, /*may_be_zero=*/false));
+    if (job.grad_logits) products.store_gradient(job, span, scaled_dot);
   });
 }
 
