@@ -6,6 +6,7 @@ It runs under tests/cpp/failing_memory.cpp, and ends with an error where a promi
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 import threading
 from collections.abc import Callable
@@ -20,21 +21,29 @@ import gumbel_ext
 THREADS = 2
 SEED = 5
 
-# Smaller requests do not fail. Below 128 bytes torch itself ends the process: its autograd engine allocates where it may
-# not throw, and below 64 the C library's own thread-local data is among them.
+# Smaller requests do not fail. Below 128 bytes torch itself ends the process: its autograd engine allocates where it
+# may not throw; and below 64 bytes the loader does, for thread-local data.
 LEAST = 128
 # Once a differentiable operation has drawn, torch ties its result to the graph in some 250 bytes of its own for each
 # tensor; where these are not there, the call fails after the draw. All else fails before it.
 LEAST_WHERE_RECORDED = 264
 
 
-@dataclass(frozen=True)
+@dataclass
 class Input:
     size: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     dim: int = -1
     rows: bool = False  # a temperature and a seed a row
     masked: bool = False
+
+    @functools.cached_property
+    def logits(self) -> Tensor:
+        return torch.randn(self.size, generator=torch.Generator().manual_seed(1)).to(self.dtype)
+
+    @functools.cached_property
+    def upstream(self) -> Tensor:
+        return torch.linspace(-1, 1, self.logits.numel()).view(self.size).to(self.dtype)
 
 
 INPUTS = {
@@ -91,12 +100,11 @@ class Call(NamedTuple):
 
 def forward(operation: Operation, given: Input) -> tuple[Call, tuple[Tensor, ...]]:
     """The call, and what it may be differentiated by."""
-    source = torch.Generator().manual_seed(1)
-    logits = torch.randn(given.size, generator=source).to(given.dtype).requires_grad_(operation.gradient)
+    logits = given.logits.detach().requires_grad_(operation.gradient)
     tau: Any = 0.7
     arguments: dict[str, Any] = {"dim": given.dim}
     if given.masked:
-        arguments["mask"] = torch.randn(given.size[-1:], generator=source) < 1
+        arguments["mask"] = torch.arange(given.size[-1]) % 3 > 0
     if given.rows:
         tau = torch.linspace(0.5, 2, given.size[0]).unsqueeze(-1).requires_grad_(operation.gradient)
     if given.rows and operation.noisy:
@@ -109,15 +117,13 @@ def backward_twice(operation: Operation, given: Input) -> Call:
     """The gradient, where the graph and the result are kept."""
     call, inputs = forward(operation, given)
     y = call.run()
-    upstream = torch.linspace(-1, 1, y.numel()).view_as(y).to(y.dtype)
-    return Call(lambda: torch.autograd.grad(y, inputs, upstream, retain_graph=True))
+    return Call(lambda: torch.autograd.grad(y, inputs, given.upstream, retain_graph=True))
 
 
 def backward_once(operation: Operation, given: Input) -> Call:
     """The gradient, where nobody holds the result: it is written over it."""
     call, inputs = forward(operation, given)
-    y = call.run()
-    total = (y * torch.linspace(-1, 1, y.numel()).view_as(y).to(y.dtype)).sum()
+    total = (call.run() * given.upstream).sum()
     return Call(lambda: torch.autograd.grad(total, inputs), repeatable=False)
 
 
@@ -202,7 +208,7 @@ def fail_in_turn(memory: Memory, prepare: Callable[[], Call], least: int) -> int
         return True
 
     n = 1
-    while in_new_thread(lambda: attempt(n)):
+    while in_new_thread(functools.partial(attempt, n)):
         n += 1
     return n - 1
 
@@ -215,12 +221,12 @@ def main(names: list[str]) -> None:
             given = INPUTS[name]
             recorded = operation.gradient and operation.noisy and not given.rows
             least = LEAST_WHERE_RECORDED if recorded else LEAST
-            calls = [("forward", least, lambda operation, given: forward(operation, given)[0])]
+            parts = {"forward": (lambda *which: forward(*which)[0], least)}
             if operation.gradient:
-                calls += [("backward", LEAST, backward_twice), ("backward in place", LEAST, backward_once)]
-            for part, least, prepare in calls:
+                parts |= {"backward": (backward_twice, LEAST), "backward in place": (backward_once, LEAST)}
+            for part, (prepare, least_bytes) in parts.items():
                 print(f"{title}, {name}, {part}: ", end="", flush=True)  # the last words before a crash
-                failures = fail_in_turn(memory, lambda: prepare(operation, given), least)  # noqa: B023
+                failures = fail_in_turn(memory, functools.partial(prepare, operation, given), least_bytes)
                 print(failures)
                 count += failures
         assert count > 0, f"{title}: no request failed"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 import gumbel_ext
 
@@ -94,6 +97,48 @@ def test_results_are_copied_as_any_tensor(way: str, size: tuple[int, int]) -> No
         torch.testing.assert_close(other, expected)
 
 
+def resident_kib() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 10
+
+
+def small_calls() -> list[Callable[[], Tensor]]:
+    """Every operation in every form, with a gradient where it has one."""
+    x, mask, seeds = torch.randn(3, 5), torch.tensor([True, False, True, True, True]), torch.arange(3)
+    w, tau = torch.randn(3, 5, requires_grad=True), torch.full((3, 1), 0.7, requires_grad=True)
+    return [
+        lambda: gumbel_ext.softmax(x),
+        lambda: gumbel_ext.softmax(w, tau, mask=mask),
+        lambda: gumbel_ext.straight_through(x, dim=0),
+        lambda: gumbel_ext.straight_through(w, tau),
+        lambda: gumbel_ext.gumbel_softmax(x, 0.7, seed=3),
+        lambda: gumbel_ext.gumbel_softmax(w, tau, mask=mask),
+        lambda: gumbel_ext.gumbel_softmax(x, hard=True, seed=seeds),
+        lambda: gumbel_ext.gumbel_softmax(w, hard=True),
+        lambda: gumbel_ext.gumbel_max(x, 0.7, mask=mask),
+        lambda: gumbel_ext.gumbel_max(x, num_samples=4),
+        lambda: gumbel_ext.gumbel_noise((3, 5)),
+        lambda: torch.ops.gumbel_ext.gumbel_softmax(w, tau),
+    ]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
+@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_small_calls_leave_nothing_behind(count: int) -> None:
+    upstream = torch.randn(3, 5)
+
+    def make(count: int) -> None:
+        for call in itertools.islice(itertools.cycle(small_calls()), count):
+            y = call()
+            if y.requires_grad:
+                y.backward(upstream)
+
+    make(5_000)
+    before = resident_kib()
+    make(count)
+    assert resident_kib() - before <= 512  # 26 bytes a call, if few; half a byte, if many
+
+
 RESIDENT = """
 import os, torch, gumbel_ext
 def resident():
@@ -117,3 +162,44 @@ def test_the_limit_holds(limit: str | None, kept: bool) -> None:
     done = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert (int(done.stdout) > 100) == kept
+
+
+LIMITS = """
+import json, os, sys, torch, gumbel_ext
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def outcome(value):
+    os.environ["GUMBEL_EXT_CPU_KEEP_MB"] = value
+    errors = []
+    for size in (3, 3, 1 << 22):  # each time, and whatever the size
+        try:
+            x = torch.zeros(size)
+            before = resident()
+            y = gumbel_ext.softmax(x)
+            del y
+        except BaseException as error:
+            errors.append([type(error).__name__, str(error)])
+    return errors or ["kept" if resident() - before > 8 << 20 else "not kept"]
+for value in json.loads(sys.argv[1]):
+    sys.stdout.flush()
+    child = os.fork()  # the limit is read once in a process
+    if child == 0:
+        print(json.dumps(outcome(value)), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
+def test_limits_that_are_none_are_refused() -> None:
+    wrong = ["abc", "-1", "1e9", "17592186044416", " 5", "0x10", "1" * 100]
+    right = {"": "kept", "0": "not kept", "64": "kept", "9999999999999": "kept"}
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITS, json.dumps([*wrong, *right])], capture_output=True, text=True, check=True
+    )
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    for value, outcome in zip(wrong, outcomes, strict=False):
+        text = f"GUMBEL_EXT_CPU_KEEP_MB: expected a whole number of megabytes below 10^13, got {value}"
+        assert outcome == [["ValueError", text]] * 3, value
+    assert outcomes[len(wrong) :] == [[kept] for kept in right.values()]
