@@ -94,9 +94,9 @@ struct SoftmaxBackward : public torch::autograd::Node {
   }
 
   // Whether p may be overwritten: this is its last use, it is the very tensor that was saved and not what a hook made
-  // of it, and nobody else can reach its memory. On a GPU, one-hot outputs
-  // alone: work that another stream has not done yet may still read a p that was handed out. And not while a graph is
-  // captured, whose backward may be replayed without its forward.
+  // of it, and nobody else can reach its memory. On a GPU, one-hot outputs alone: work that another stream has not done
+  // yet may still read a p that was handed out. And not while a graph is captured, whose backward may be replayed
+  // without its forward.
   bool take_relaxed(const Tensor& p);
 
   SavedVariable relaxed;   // p, an output of this node
