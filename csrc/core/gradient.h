@@ -58,6 +58,18 @@ GUMBEL_EXT_INLINE bool is_extreme_for_gradient(double tau) {
   return !(tau > 1 / kFar && tau < kFar);
 }
 
+// What a row's gradients need of tau.
+template <typename C>
+struct GradientTemperature {
+  double tau;
+  C factor;
+  bool is_extreme;
+
+  GUMBEL_EXT_INLINE explicit GradientTemperature(double tau)
+      : tau(tau), factor(static_cast<C>(gradient_factor(tau))), is_extreme(is_extreme_for_gradient<C>(tau)) {
+  }
+};
+
 // dx for any tau, in double.
 template <typename C>
 struct ExtremeGradient {

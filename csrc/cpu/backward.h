@@ -56,15 +56,16 @@ GUMBEL_EXT_INLINE void dot_rows(const Tile& tile, const Buffers<Compute<E>>& buf
 }
 
 template <typename T, typename E>
-GUMBEL_EXT_INLINE void gradient_row(T* dx, const E* p, const E* dy, std::int64_t n, double scaled_dot, double tau) {
+GUMBEL_EXT_INLINE void gradient_row(T* dx, const E* p, const E* dy, std::int64_t n, double scaled_dot,
+                                    const GradientTemperature<Compute<T>>& temperature) {
   using C = Compute<T>;
-  if (is_extreme_for_gradient<C>(tau)) {
-    const ExtremeGradient<C> gradient(scaled_dot, tau);
+  if (temperature.is_extreme) {
+    const ExtremeGradient<C> gradient(scaled_dot, temperature.tau);
     for (std::int64_t k = 0; k < n; ++k) narrow(gradient(widen(p[k]), widen(dy[k])), dx[k]);
     return;
   }
   const auto scaled_dots = part_of(broadcast(bounded_dot<C>(scaled_dot)), 0);
-  const auto factors = part_of(broadcast(static_cast<C>(gradient_factor(tau))), 0);
+  const auto factors = part_of(broadcast(temperature.factor), 0);
   const auto gradient = [=](auto p, auto dy)
                             __attribute__((always_inline)) { return GradientOfLogit()(p, dy, scaled_dots, factors); };
   map_row(dx, n, gradient, p, dy);
@@ -87,15 +88,18 @@ GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile,
   using C = Compute<T>;
   const bool in_place = job.grad_logits.data == job.relaxed.data;
   const RowSink<T> sink = tile.sink<T>(job.grad_logits ? job.grad_logits : job.relaxed, buffers.scores, in_place);
+  const GradientTemperature<C> common(job.tau.value);
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const double scaled_dot = row_dot(r), tau = job.tau[tile.first_row + r];
+    const double scaled_dot = row_dot(r);
     const E *p = static_cast<const E*>(buffers.rows[r]), *dy = static_cast<const E*>(buffers.second_rows[r]);
     // dx may be written over p, so it comes last.
     if constexpr (std::is_same_v<E, C>)
       if (job.grad_tau) stats[r].log_sum = log_sum_row(buffers.noise, p, dy, tile.width, bounded_dot<C>(scaled_dot));
     if (job.grad_logits)
-      sink.row(r,
-               [&](auto* dx) __attribute__((always_inline)) { gradient_row(dx, p, dy, tile.width, scaled_dot, tau); });
+      sink.row(r, [&](auto* dx) __attribute__((always_inline)) {
+        gradient_row(dx, p, dy, tile.width, scaled_dot,
+                     job.tau.rows ? GradientTemperature<C>(job.tau.rows[tile.first_row + r]) : common);
+      });
   }
   if (job.grad_logits) sink.finish();
 }
@@ -109,6 +113,7 @@ GUMBEL_EXT_NOINLINE void backward_lanes(const BackwardJob& job, const Tile& tile
   load_lanes<kRows, C, T>(p, job.relaxed, tile);
   load_lanes<kRows, C, T>(dy, job.grad, tile);
   C scaled_dots[kRows], factors[kRows];
+  const GradientTemperature<C> common(job.tau.value);
   for (int first = 0; first < kRows; first += kLane) {
     double sum[kLane];
     sum_lanes<C>(tile.width, [&](std::int64_t k) __attribute__((always_inline)) {
@@ -116,7 +121,7 @@ GUMBEL_EXT_NOINLINE void backward_lanes(const BackwardJob& job, const Tile& tile
     }).store(sum);
     for (int j = first; j < first + kLane; ++j) {
       scaled_dots[j] = bounded_dot<C>(scaled_dot(sum[j - first], p + j, dy + j, tile.width, kRows));
-      factors[j] = static_cast<C>(gradient_factor(job.tau[tile.first_row + j]));
+      factors[j] = job.tau.rows ? GradientTemperature<C>(job.tau.rows[tile.first_row + j]).factor : common.factor;
     }
   }
   store_lanes<kRows, T>(job.grad_logits, tile, [&](std::int64_t k, std::int64_t first) __attribute__((always_inline)) {

@@ -7,10 +7,14 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__APPLE__)
+#include <malloc/malloc.h>
+#else
+#include <malloc.h>
+#endif
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <mutex>
 #include <string_view>
 #include <vector>
@@ -22,35 +26,32 @@ constexpr std::size_t kSmallest = std::size_t(1) << 20;  // below this, the usua
 constexpr std::size_t kHugePage = std::size_t(2) << 20;
 constexpr std::size_t kMostBlocks = 1024;
 
-// Memory for a tensor behind a header that says how much there is, so that its address says all.
+// Memory for a tensor. Its address says all, so that a tensor's context is its data, as torch's lazy copies need it.
 struct Block {
-  static constexpr std::size_t kHeader = 64;
-
-  char* memory = nullptr;
-  std::size_t bytes = 0;  // of which kHeader are the header's
+  void* data = nullptr;
+  std::size_t bytes = 0;
 
   Block() = default;
-  explicit Block(std::size_t wanted) : bytes(wanted + kHeader) {
-    void* start = nullptr;
-    const bool found = posix_memalign(&start, kHugePage, bytes) == 0;
-    TORCH_CHECK(found, "gumbel_ext: out of memory for a tensor of ", wanted, " bytes");
-    memory = static_cast<char*>(start);
+  explicit Block(void* data) : data(data), bytes(usable_size(data)) {
+  }
+  static Block allocate(std::size_t bytes) {
+    void* data = nullptr;
+    const std::size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    const bool found = posix_memalign(&data, kHugePage, rounded) == 0;
+    TORCH_CHECK(found, "gumbel_ext: out of memory for a tensor of ", bytes, " bytes");
 #if defined(__linux__)
-    madvise(memory, bytes, MADV_HUGEPAGE);  // a request: where it is refused, nothing changes
+    madvise(data, rounded, MADV_HUGEPAGE);  // a request: where it is refused, nothing changes
 #endif
-    std::memcpy(memory, &bytes, sizeof bytes);
+    return Block(data);
   }
-  static Block of(void* data) {
-    Block block;
-    block.memory = static_cast<char*>(data) - kHeader;
-    std::memcpy(&block.bytes, block.memory, sizeof block.bytes);
-    return block;
-  }
-  void* data() const {
-    return memory + kHeader;
-  }
-  std::size_t room() const {
-    return bytes - kHeader;
+
+ private:
+  static std::size_t usable_size(void* data) {
+#if defined(__APPLE__)
+    return malloc_size(data);
+#else
+    return malloc_usable_size(data);
+#endif
   }
 };
 
@@ -66,7 +67,7 @@ class Kept {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock) return {};
     const auto fits = [&](const Block& block) {
-      return block.room() >= bytes && block.room() <= bytes + bytes / 4 + kHugePage;
+      return block.bytes >= bytes && block.bytes <= bytes + bytes / 4 + kHugePage;
     };
     const auto found = std::find_if(blocks_.rbegin(), blocks_.rend(), fits);
     if (found == blocks_.rend()) return {};
@@ -78,12 +79,12 @@ class Kept {
   void give(Block block) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock || block.bytes > limit_) {
-      std::free(block.memory);
+      std::free(block.data);
       return;
     }
     while (total_ + block.bytes > limit_ || blocks_.size() == kMostBlocks) {
       total_ -= blocks_.front().bytes;
-      std::free(blocks_.front().memory);
+      std::free(blocks_.front().data);
       blocks_.erase(blocks_.begin());
     }
     blocks_.push_back(block);  // there is room: it allocates nothing, and cannot fail
@@ -117,16 +118,16 @@ class RecyclingAllocator final : public c10::Allocator {
   c10::DataPtr allocate(std::size_t bytes) override {
     if (bytes < kSmallest) return c10::GetCPUAllocator()->allocate(bytes);
     Block block = kept().take(bytes);
-    if (block.memory == nullptr) block = Block(bytes);
-    c10::profiledCPUMemoryReporter().New(block.data(), block.room());
-    return {block.data(), block.data(), release, c10::Device(c10::DeviceType::CPU)};
+    if (block.data == nullptr) block = Block::allocate(bytes);
+    c10::profiledCPUMemoryReporter().New(block.data, block.bytes);
+    return {block.data, block.data, release, c10::Device(c10::DeviceType::CPU)};
   }
   void copy_data(void* to, const void* from, std::size_t bytes) const override {
     default_copy_data(to, from, bytes);
   }
   static void release(void* data) {
     c10::profiledCPUMemoryReporter().Delete(data);
-    kept().give(Block::of(data));
+    kept().give(Block(data));
   }
 };
 
