@@ -37,11 +37,11 @@ struct Tau {
   Tensor rows;  // or undefined
 };
 
-// Arithmetic is in float, as in the kernels; in double where that is asked for, or needed for a tau beyond float.
+// Arithmetic is in float, as in the kernels; in double where that is asked for, and where tau is, or may be, far
+// from 1.
 at::ScalarType working_type(const Tensor& p, const Tau& tau) {
-  const bool far = !tau.rows.defined() && !(tau.number > 1e-30 && tau.number < 1e30);
-  const bool wide = p.scalar_type() == at::kDouble || (tau.rows.defined() && tau.rows.scalar_type() == at::kDouble);
-  return wide || far ? at::kDouble : at::kFloat;
+  const bool far = tau.rows.defined() || !(tau.number > 0x1p-16 && tau.number < 0x1p16);
+  return p.scalar_type() == at::kDouble || far ? at::kDouble : at::kFloat;
 }
 
 Tensor divide(const Tensor& tensor, const Tau& tau) {
@@ -132,9 +132,9 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
   const at::AutoDispatchBelowADInplaceOrView guard;  // nothing here is differentiated
   const OptionalTensor optional_rows = rows.defined() ? OptionalTensor(rows) : OptionalTensor();
   if (need_logits && !at::isTensorSubclassLike(grad) && take_relaxed(p)) {
-    grad_tau = backward_in_place_operator().call(grad, p, tau, optional_rows, dim, need_tau);
-    relaxed.reset_data();  // now that nothing can fail any longer
     grad_logits = p.detach();
+    grad_tau = backward_in_place_operator().call(grad, p, tau, optional_rows, dim, need_tau);
+    relaxed.reset_data();
   } else {
     std::tie(grad_logits, grad_tau) = backward_operator().call(grad, p, tau, optional_rows, dim, need_logits, need_tau);
   }

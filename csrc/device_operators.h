@@ -89,7 +89,8 @@ struct DeviceOperators {
                         const OptionalGenerator& generator, std::int64_t dim, OptionalNumbers numbers) {
     const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim, numbers}, noise, "tau", false);
     Tensor out = Device::new_like(logits);
-    Device::run(ForwardJob{inputs.scores, inputs.tau, rows_of(out, inputs.dim), {}}, element_of(logits), inputs.draw());
+    Device::run(ForwardJob{inputs.scores, inputs.tau, output_rows_of(out, inputs.dim), {}}, element_of(logits),
+                inputs.draw());
     return out;
   }
 
@@ -100,8 +101,8 @@ struct DeviceOperators {
     const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim, numbers}, noise, "tau", false);
     Tensor out = Device::new_like(logits);
     Tensor relaxed = keep_relaxed ? Device::new_like(logits) : at::empty({0}, logits.options());
-    const Rows relaxed_rows = keep_relaxed ? rows_of(relaxed, inputs.dim) : Rows{};
-    const ForwardJob job{inputs.scores, inputs.tau, relaxed_rows, rows_of(out, inputs.dim)};
+    const Rows relaxed_rows = keep_relaxed ? output_rows_of(relaxed, inputs.dim) : Rows{};
+    const ForwardJob job{inputs.scores, inputs.tau, relaxed_rows, output_rows_of(out, inputs.dim)};
     Device::run(job, element_of(logits), inputs.draw());
     return {out, relaxed};
   }
@@ -129,7 +130,7 @@ struct DeviceOperators {
     const std::int64_t dim = like.dim() - 1;
     const NoiseSource source(seed, row_seeds, generator, row_numbers(like.sizes(), dim, numbers));
     Tensor out = Device::new_like(like, at::MemoryFormat::Contiguous);
-    Device::run(NoiseJob{shape_of(out, dim), {}, rows_of(out, dim)}, element_of(out), source);
+    Device::run(NoiseJob{shape_of(out, dim), {}, output_rows_of(out, dim)}, element_of(out), source);
     return out;
   }
 
@@ -139,6 +140,7 @@ struct DeviceOperators {
                                std::int64_t dim, const Tensor& grad_logits, bool need_tau) {
     BackwardJob job;
     job.shape = shape_of(relaxed, dim);
+    if (grad_logits.defined()) job.grad_logits = output_rows_of(grad_logits, dim);  // first: it may be `relaxed`
     job.grad = rows_of(grad, dim);
     job.relaxed = rows_of(relaxed, dim);
     job.tau.value = tau;
@@ -148,7 +150,6 @@ struct DeviceOperators {
       row_taus = rows_as_double(*tau_rows, relaxed, dim);
       job.tau.rows = row_taus.template const_data_ptr<double>();
     }
-    if (grad_logits.defined()) job.grad_logits = rows_of(grad_logits, dim);
     if (need_tau) {
       const auto shape = row_shape(relaxed, dim);
       grad_tau = at::zeros(C10_AS_INTARRAYREF_SLOW(shape), relaxed.options().dtype(at::kDouble));

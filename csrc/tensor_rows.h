@@ -41,12 +41,18 @@ inline RowStrides merged_strides(at::IntArrayRef sizes, at::IntArrayRef strides,
   return rows;
 }
 
-// The rows of `tensor` along `dim`.
+// The rows of `tensor` along `dim`, to be read; a copy that is still to be made of it is not made for that.
 inline Rows rows_of(const at::Tensor& tensor, std::int64_t dim) {
   Rows rows{merged_strides(tensor.sizes(), tensor.strides(), dim)};
-  rows.data = tensor.data_ptr();
+  rows.data = const_cast<void*>(tensor.const_data_ptr());
   rows.class_stride = tensor.dim() > 0 && tensor.size(dim) > 1 ? tensor.stride(dim) : 1;
   return rows;
+}
+
+// The same, to be written.
+inline Rows output_rows_of(const at::Tensor& tensor, std::int64_t dim) {
+  tensor.mutable_data_ptr();
+  return rows_of(tensor, dim);
 }
 
 // How the noise numbers the rows along `dim` of a tensor of these sizes: `numbers` holds the first row's, and a stride

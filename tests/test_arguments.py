@@ -316,11 +316,20 @@ class Interrupted:
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("argument", ["tau", "hard", "dim", "seed"])
-def test_conversions_do_not_hide_other_errors(argument: str) -> None:
+class InterruptedInt(Interrupted, int):
+    """An int of one's own."""
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("tau", Interrupted()), ("tau", InterruptedInt(2)), ("hard", Interrupted()), ("dim", Interrupted()),
+     ("seed", Interrupted())],
+    ids=["tau", "tau, an int", "hard", "dim", "seed"],
+)  # fmt: skip
+def test_conversions_do_not_hide_other_errors(argument: str, value: Any) -> None:
     """What a user's own conversion raises passes through."""
     with pytest.raises(KeyboardInterrupt):
-        gumbel_ext.gumbel_softmax(tensor(2, 3), **{argument: Interrupted()})
+        gumbel_ext.gumbel_softmax(tensor(2, 3), **{argument: value})
 
 
 def test_numbers_of_numpy() -> None:

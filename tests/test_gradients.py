@@ -228,3 +228,43 @@ def test_expanded_and_strided_incoming_gradients(name: str, dtype: torch.dtype, 
     x.grad = None
     y.sum().backward()
     assert x.grad.abs().max() < 8 * torch.finfo(dtype).eps
+
+
+FAR: list[tuple[torch.dtype, float, list[float], list[float], list[float]]] = [
+    (torch.float64, 2.0**-510, [0, 0], [2.0**-1060, 0], [2.0**-552, -(2.0**-552)]),
+    (torch.float64, 2.0**-502, [0, 0], [2.0**-1060, 0], [2.0**-560, -(2.0**-560)]),
+    (torch.float64, 2.0**520, [0, 0], [1.125 * 2.0**-500, 0], [1.125 * 2.0**-1022, -1.125 * 2.0**-1022]),
+    (torch.float32, 2.0**-59, [0, -70 * 2.0**-59], [0, 2.0**-60], [-1.99e-31, 1.99e-31]),
+    (torch.float32, 2.0**-61, [0, -70 * 2.0**-61], [0, 2.0**-60], [-7.95e-31, 7.95e-31]),
+    (torch.float32, 1e-35, [0, 0], [2.0**-149, 0], [3.5e-11, -3.5e-11]),
+]
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize(("dtype", "tau", "x", "dy", "expected"), FAR, ids=str)
+def test_tau_far_from_one_loses_nothing(
+    dtype: torch.dtype, tau: float, x: list[float], dy: list[float], expected: list[float], create_graph: bool,
+    as_tensor: bool,
+) -> None:  # fmt: skip
+    """Products beyond the dtype's range on the way to a gradient within it."""
+    logits, weight = torch.tensor(x, dtype=dtype, requires_grad=True), torch.tensor(dy, dtype=dtype)
+    y = gumbel_ext.softmax(logits, torch.tensor(tau, dtype=torch.float64) if as_tensor else tau)
+    (found,) = torch.autograd.grad(y, logits, weight, create_graph=create_graph)
+    torch.testing.assert_close(found.detach(), torch.tensor(expected, dtype=dtype), rtol=0.01, atol=0)
+
+
+def test_tau_counts_classes_of_subnormal_probability() -> None:
+    """p dy log p is large where dy is."""
+    tau = torch.tensor(1.0, requires_grad=True)
+    y = gumbel_ext.softmax(torch.tensor([0.0, -89.5]), tau)
+    (found,) = torch.autograd.grad(y, tau, torch.tensor([0.0, 1e38]))
+    torch.testing.assert_close(found, torch.tensor(12.09), rtol=0.01, atol=0)
+
+
+def test_a_lazy_copy_is_read_where_it_lies() -> None:
+    """Inputs are only read: torch's copy on write makes no copy."""
+    x = torch._lazy_clone(torch.randn(3, 4))
+    gumbel_ext.gumbel_softmax(x, hard=True)
+    gumbel_ext.gumbel_max(x, mask=torch._lazy_clone(torch.ones(3, 4, dtype=torch.bool)))
+    assert torch._C._is_cow_tensor(x)

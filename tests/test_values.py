@@ -172,14 +172,32 @@ def test_undefined_rows_are_nan(name: str, row: list[float], padding: int, dtype
     assert fingerprint.OPERATIONS[name](x.requires_grad_())[1:3].isnan().all()
 
 
-FINITE_TAUS = [1e-300, 1e-46, 1e-38, 1e-30, 1e-10, 0.1, 1.0, 10.0, 1e10, 1e30, 1e38, 1e42, 1e300]
+FINITE_TAUS = [
+    1e-300,
+    1e-46,
+    1e-38,
+    2.0**-127,
+    1e-36,
+    2.0**-118,
+    2.0**-117,
+    1e-30,
+    1e-10,
+    0.1,
+    1.0,
+    10.0,
+    1e10,
+    1e30,
+    1e38,
+    1e42,
+    1e300,
+]
 EXTREMES = {
     "largest": [3.4e38, -3.4e38, 0.0],
     "largest twice": [3.4e38, 3.4e38, 3.3e38],
     "all lowest": [-3.4e38, -3.4e38, -3.3e38],
     "wide": [0.0, -80.0, -87.0, -88.5, -95.0, -103.0, -104.0, -150.0],
     "tiny": [1e-30, 0.0, -1e-30, 5e-31],
-    "near the smallest normal": [1e-37, 0.0, 3e-38, 2e-36],
+    "near the smallest normal": [1e-37, 0.0, 3e-38, 2e-36, 1e-36, 3e-36, 2.0**-118, -(2.0**-118)],
     "subnormal": [1e-40, 0.0, -3e-42, 1.4e-45],
     "mixed": [-INF, 1e30, 1.0, -1e-30],
 }

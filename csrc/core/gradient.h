@@ -44,17 +44,22 @@ struct GradientOfLogit {
 constexpr double kTauGradientUnit = 0x1p7;
 template <typename C>
 GUMBEL_EXT_INLINE C tau_gradient_term(C p, C dy, C scaled_dot) {
-  const C positive = p < FloatTraits<C>::kSmallestNormal ? C(1) : p;  // p log p goes to 0 with p
-  return p * scaled_difference(dy, scaled_dot) * log_positive(positive) * C(1 / kGradientScale / kTauGradientUnit);
+  // The logarithm of a subnormal number by way of a normal one; of zero, any finite number.
+  constexpr C kNormal = sizeof(C) == 4 ? C(0x1p24) : C(0x1p60),
+              kLogNormal = (sizeof(C) == 4 ? 24 : 60) * C(0x1.62e42fefa39efp-1);
+  const bool is_small = p < FloatTraits<C>::kSmallestNormal;
+  const C log_p = log_positive(is_small ? p * kNormal : p) - (is_small ? kLogNormal : C(0));
+  return p * scaled_difference(dy, scaled_dot) * log_p * C(1 / kGradientScale / kTauGradientUnit);
 }
 GUMBEL_EXT_INLINE double tau_gradient(double sum_of_terms, double tau) {
   return -(sum_of_terms / tau) * kTauGradientUnit;
 }
 
-// Whether a product with gradient_factor(tau) may leave the range of C before the last multiplication.
+// Whether a product with gradient_factor(tau) may overflow, or lose what the result, as a normal number, has: then
+// products are in double, and their order depends on their size.
 template <typename C>
 GUMBEL_EXT_INLINE bool is_extreme_for_gradient(double tau) {
-  constexpr double kFar = sizeof(C) == 4 ? 0x1p60 : 0x1p500;
+  constexpr double kFar = sizeof(C) == 4 ? 0x1p16 : 0x1p40;
   return !(tau > 1 / kFar && tau < kFar);
 }
 
@@ -74,13 +79,12 @@ struct GradientTemperature {
 template <typename C>
 struct ExtremeGradient {
   double scaled_dot;
-  double first, second;  // gradient_factor(tau), in two factors, both above 1 or both below
+  double first, second;  // gradient_factor(tau), in two factors of about one size
   bool tau_is_small;
 
   GUMBEL_EXT_INLINE ExtremeGradient(double dot, double tau)
       : scaled_dot(bounded_dot<double>(dot)), tau_is_small(tau < 1) {
-    constexpr double kFactor = 0x1p530;
-    first = tau_is_small ? kFactor : 1 / kFactor;
+    first = 1 / square_root(tau);
     second = gradient_factor(tau * first);
   }
   GUMBEL_EXT_INLINE C operator()(C p, C dy) const {

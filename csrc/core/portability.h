@@ -51,4 +51,12 @@ GUMBEL_EXT_INLINE double exponential(double x) {
 #endif
 }
 
+GUMBEL_EXT_INLINE double square_root(double x) {
+#if defined(__CUDACC__)
+  return sqrt(x);
+#else
+  return __builtin_sqrt(x);
+#endif
+}
+
 }  // namespace gumbel_ext

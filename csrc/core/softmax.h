@@ -41,8 +41,8 @@ struct ExponentScale {
   GUMBEL_EXT_INLINE C operator()(C h) const {
     return softmax_exponential(h, scale, lowest);
   }
-  // h of score - max, where `is_extreme`. Not of halves, which would lose the last bit of a subnormal number; what
-  // overflows to -infinity has an exponential of 0 anyway.
+  // h of score - max, where `is_extreme`. Not of halves, which would lose the last bit of a subnormal number. What
+  // overflows to -infinity here, above 2^9 in float, is so many times tau that its exponential is 0.
   GUMBEL_EXT_INLINE static C enlarge(C difference) {
     return difference * static_cast<C>(kEnlarge) * static_cast<C>(kEnlarge / 2);
   }
@@ -54,7 +54,7 @@ struct ExponentScale {
 
  private:
   static constexpr double kLargest = sizeof(C) == 4 ? 0x1p120 : 0x1p1010;
-  static constexpr double kEnlarge = sizeof(C) == 4 ? 0x1p125 : 0x1p500;
+  static constexpr double kEnlarge = sizeof(C) == 4 ? 0x1p60 : 0x1p500;
 };
 
 // A row with NaN, with +infinity or with nothing but -infinity has no softmax.

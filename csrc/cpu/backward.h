@@ -28,8 +28,9 @@ GUMBEL_EXT_INLINE void stage_backward(const BackwardJob& job, const Tile& tile, 
 // <p, dy> * kGradientScale over n classes, `step` apart, of which the usual sum is given: taken again, scaled, in
 // double, where that is not finite.
 template <typename E>
-GUMBEL_EXT_INLINE double scaled_dot(double sum, const E* p, const E* dy, std::int64_t n, std::int64_t step) {
-  if (sum - sum == 0) return sum * kGradientScale;
+GUMBEL_EXT_INLINE double scaled_dot(double sum, const E* p, const E* dy, std::int64_t n, std::int64_t step,
+                                    bool is_extreme = false) {
+  if (sum - sum == 0 && !is_extreme) return sum * kGradientScale;
   sum = 0;
   for (std::int64_t k = 0; k < n * step; k += step)
     sum += static_cast<double>(widen(p[k])) * (static_cast<double>(widen(dy[k])) * kGradientScale);
@@ -38,7 +39,8 @@ GUMBEL_EXT_INLINE double scaled_dot(double sum, const E* p, const E* dy, std::in
 
 // stats[r].sum = <p, dy> * kGradientScale over the tile.
 template <typename E>
-GUMBEL_EXT_INLINE void dot_rows(const Tile& tile, const Buffers<Compute<E>>& buffers, TileStats* stats) {
+GUMBEL_EXT_INLINE void dot_rows(const RowScalar& tau, const Tile& tile, const Buffers<Compute<E>>& buffers,
+                                TileStats* stats) {
   using C = Compute<E>;
   const std::int64_t whole = tile.width / kLanes<C>, rest = tile.width % kLanes<C>;
   sum_rows<C>(
@@ -51,7 +53,7 @@ GUMBEL_EXT_INLINE void dot_rows(const Tile& tile, const Buffers<Compute<E>>& buf
       },
       [&](std::int64_t r, double sum) __attribute__((always_inline)) {
         const auto *p = static_cast<const E*>(buffers.rows[r]), *dy = static_cast<const E*>(buffers.second_rows[r]);
-        stats[r].sum = scaled_dot(sum, p, dy, tile.width, 1);
+        stats[r].sum = scaled_dot(sum, p, dy, tile.width, 1, is_extreme_for_gradient<C>(tau[tile.first_row + r]));
       });
 }
 
@@ -146,7 +148,7 @@ void backward_tile(const BackwardJob& job, const GroupState& group, std::int64_t
   TileStats* stats = group.stats + tile_index * group.rows;
   stage_backward<T>(job, tile, buffers, [&](auto element) __attribute__((always_inline)) {
     using E = decltype(element);
-    dot_rows<E>(tile, buffers, stats);
+    dot_rows<E>(job.tau, tile, buffers, stats);
     if (job.shape.tiles() > 1) return;
     write_gradients<T, E>(job, tile, buffers, stats,
                           [&](std::int64_t r) __attribute__((always_inline)) { return stats[r].sum; });

@@ -37,7 +37,8 @@ gumbel_ext::Temperature to_temperature(const char* name, py::handle value) {
     wrong_type(name, "a number or a tensor", value);
   const double number = PyFloat_AsDouble(value.ptr());
   if (number == -1 && PyErr_Occurred()) {
-    if (!PyLong_Check(value.ptr())) throw py::error_already_set();  // what the user's own __float__ raised
+    const bool is_too_large = PyLong_CheckExact(value.ptr()) && PyErr_ExceptionMatches(PyExc_OverflowError);
+    if (!is_too_large) throw py::error_already_set();  // what the user's own __float__ raised
     PyErr_Clear();
     throw py::value_error(std::string(name) + ": expected a finite number, got an int beyond the range of float64");
   }
