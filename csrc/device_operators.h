@@ -5,11 +5,21 @@
 #include <ATen/MemoryOverlap.h>
 #include <torch/library.h>
 
+#include <utility>
+
 #include "checks.h"
 #include "operators.h"
 #include "tensor_rows.h"
 
 namespace gumbel_ext {
+
+// Completes the job's noise when first called, and only then.
+template <typename Job, typename Draw>
+auto draw_once(Job& job, const Draw& draw) {
+  return [&job, &draw, drawn = false]() mutable {
+    if (!std::exchange(drawn, true)) draw(noise_of(job));
+  };
+}
 
 // A device provides
 //   struct Guard              made from a device of its kind; makes it the current one

@@ -1,7 +1,6 @@
 #include "schedule.h"
 
 #include <ATen/Parallel.h>
-#include <c10/core/CPUAllocator.h>
 #include <torch/csrc/stable/c/shim.h>
 
 #include <algorithm>
@@ -9,17 +8,13 @@
 
 #include "../core/gradient.h"
 #include "../core/softmax.h"
+#include "call_memory.h"
 
 namespace gumbel_ext::cpu {
 namespace {
 
-constexpr std::int64_t kGrainClasses = 8192;                // less work than this stays on one thread
-constexpr std::int64_t kDrawsPerTask = 64;                  // draws that share one pass over the logits
-constexpr std::int64_t kKeptBytes = std::int64_t(4) << 20;  // of working memory, from call to call
-
-std::int64_t divide_up(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
+constexpr std::int64_t kGrainClasses = 8192;  // less work than this stays on one thread
+constexpr std::int64_t kDrawsPerTask = 64;    // draws that share one pass over the logits
 
 std::int64_t threads() {
   return at::in_parallel_region() ? 1 : at::get_num_threads();
@@ -52,6 +47,10 @@ struct Parts {
     const std::int64_t grain = std::max<std::int64_t>(1, kGrainClasses / classes_per_task);
     count = share_tiles ? threads() : std::min(threads(), divide_up(tasks, grain));
   }
+  // How many groups are at work at once.
+  std::int64_t groups() const {
+    return share_tiles ? 1 : count;
+  }
   // The first of the part's share of `n`; that of the next part is the share's end.
   std::int64_t first(std::int64_t part, std::int64_t n) const {
     return std::min(n, part * divide_up(n, count));
@@ -67,44 +66,6 @@ GroupState group_of(const Shape& shape, std::int64_t group) {
   const std::int64_t first = group * shape.group_rows;
   return {first, std::min(shape.group_rows, shape.rows - first), nullptr, nullptr, nullptr};
 }
-
-// All that a call works in, allocated at once: a workspace for each part, and `group_bytes` for each part that has
-// groups of its own, or for all.
-class CallMemory {
- public:
-  CallMemory(const ElementKernels& kernels, const Shape& shape, const Parts& parts, std::int64_t group_bytes)
-      : workspace_bytes_(round_up(kernels.workspace_bytes(shape))), group_bytes_(round_up(group_bytes)) {
-    const std::int64_t groups = parts.share_tiles ? 1 : parts.count;
-    groups_ = parts.count * workspace_bytes_;
-    const std::int64_t bytes = groups_ + groups * group_bytes_;
-    if (bytes > kKeptBytes) {
-      own_ = c10::GetCPUAllocator()->allocate(bytes);
-      memory_ = static_cast<char*>(own_.get());
-      return;
-    }
-    thread_local c10::DataPtr kept;
-    thread_local std::int64_t capacity = 0;
-    if (bytes > capacity) {
-      kept = c10::GetCPUAllocator()->allocate(bytes);
-      capacity = bytes;
-    }
-    memory_ = static_cast<char*>(kept.get());
-  }
-  Workspace workspace(std::int64_t part) const {
-    return memory_ + part * workspace_bytes_;
-  }
-  void* group(std::int64_t part) const {
-    return memory_ + groups_ + part * group_bytes_;
-  }
-
- private:
-  static std::int64_t round_up(std::int64_t bytes) {
-    return divide_up(bytes, 64) * 64;
-  }
-  std::int64_t workspace_bytes_, group_bytes_, groups_ = 0;
-  c10::DataPtr own_;
-  char* memory_ = nullptr;
-};
 
 // What the passes over a group of several tiles keep between them: `buffered_tiles` tiles of each row have a place to
 // wait in.
@@ -138,7 +99,7 @@ void run(const ElementKernels& kernels, const Shape& shape, std::int64_t buffere
   const std::int64_t tiles = shape.tiles();
   const Parts parts(shape, divide_up(shape.rows, shape.group_rows), group_classes(shape));
   const GroupMemory group_memory(kernels, shape, buffered_tiles);
-  const CallMemory memory(kernels, shape, parts, group_memory.bytes());
+  const CallMemory memory(parts.count, kernels.workspace_bytes(shape), parts.groups(), group_memory.bytes());
   ready();
   if (!parts.share_tiles) {
     parallel(parts.count, [&](std::int64_t part) {
@@ -208,7 +169,8 @@ void run_index_tasks(const ElementKernels& kernels, const IndexJob& job, Ready r
   const std::int64_t most_draws = std::min(job.draws, kDrawsPerTask), most = shape.group_rows * most_draws;
   const Parts parts(shape, divide_up(shape.rows, shape.group_rows) * blocks, group_classes(shape) * most_draws);
   const std::int64_t bests = parts.share_tiles ? parts.count : 1;  // a part's own winners, of which the first wins
-  const CallMemory memory(kernels, shape, parts, bests * most * std::int64_t(sizeof(Best)));
+  const CallMemory memory(parts.count, kernels.workspace_bytes(shape), parts.groups(),
+                          bests * most * std::int64_t(sizeof(Best)));
   ready();
   const auto task_of = [&](std::int64_t number, std::int64_t part) {
     const std::int64_t first_draw = number % blocks * kDrawsPerTask;

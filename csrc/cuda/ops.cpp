@@ -5,8 +5,6 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include <utility>
-
 #include "../core/philox.h"
 #include "../device_operators.h"
 #include "launch.h"
@@ -57,12 +55,9 @@ struct Cuda {
 
   template <typename Job, typename Draw>
   static void run(Job job, Element element, const Draw& draw) {
-    bool drawn = false;
-    const auto draw_once = [&] {
-      if (!std::exchange(drawn, true)) draw(noise_of(job));
-    };
-    launch(job, element, draw_once);
-    draw_once();  // where nothing was launched
+    auto ready = draw_once(job, draw);
+    launch(job, element, std::ref(ready));
+    ready();  // where nothing was launched
   }
   static void run(const BackwardJob& job, Element element) {
     launch(job, element, {});

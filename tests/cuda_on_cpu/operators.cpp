@@ -41,12 +41,9 @@ struct CudaOnCpu {
   }
   template <typename Job, typename Draw>
   static void run(Job job, Element element, const Draw& draw) {
-    bool drawn = false;
-    const auto draw_once = [&] {
-      if (!std::exchange(drawn, true)) draw(noise_of(job));
-    };
-    launch(job, element, draw_once);
-    draw_once();
+    auto ready = draw_once(job, draw);
+    launch(job, element, std::ref(ready));
+    ready();
   }
   static void run(const BackwardJob& job, Element element) {
     launch(job, element, {});
