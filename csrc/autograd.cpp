@@ -17,6 +17,7 @@
 #endif
 
 #include "autograd_node.h"
+#include "core/gradient.h"
 #include "cpu/recycling.h"
 #include "operators.h"
 
@@ -40,7 +41,7 @@ struct Tau {
 // Arithmetic is in float, as in the kernels; in double where that is asked for, and where tau is, or may be, far
 // from 1.
 at::ScalarType working_type(const Tensor& p, const Tau& tau) {
-  const bool far = tau.rows.defined() || !(tau.number > 0x1p-16 && tau.number < 0x1p16);
+  const bool far = tau.rows.defined() || is_extreme_for_gradient<float>(tau.number);
   return p.scalar_type() == at::kDouble || far ? at::kDouble : at::kFloat;
 }
 
@@ -48,14 +49,15 @@ Tensor divide(const Tensor& tensor, const Tau& tau) {
   return tau.rows.defined() ? tensor / tau.rows : tensor / tau.number;
 }
 
-// tau / 2 times the tangent of p along du, or along -dtau log p; by the Jacobian's symmetry also, for du = dy, of the
-// vector-Jacobian product. Made of differentiable operations. Halves, weighted before they meet, do not overflow.
-Tensor half_tangent(const Tensor& p, const Tensor& direction, std::int64_t dim) {
-  const Tensor weighted = p * (direction * 0.5);
+// tau * kGradientScale times the tangent of p along du, or along -dtau log p; by the Jacobian's symmetry also, for
+// du = dy, of the vector-Jacobian product. Made of differentiable operations. Scaled, and weighted before they meet,
+// numbers do not overflow.
+Tensor scaled_tangent(const Tensor& p, const Tensor& direction, std::int64_t dim) {
+  const Tensor weighted = p * (direction * kGradientScale);
   return weighted - p * weighted.sum(dim, /*keepdim=*/true);
 }
-// What sums and products with tau's tangent are scaled by, lest they overflow.
-constexpr double kUnit = 0x1p-6;
+// What the kernels' terms of tau's gradient are scaled by besides.
+constexpr double kTauTermScale = 1 / kGradientScale / kTauGradientUnit;
 
 // p in another type. A gradient that comes back and that p's own type does not hold becomes its largest number: an
 // infinity would make NaN of rows that depend on nothing.
@@ -70,11 +72,9 @@ Tensor widened(const Tensor& p, at::ScalarType type) {
   return wide;
 }
 
-// log p where p > 0; what stands elsewhere is multiplied by zero.
+// log p, of float64, where p > 0; what stands elsewhere is multiplied by zero.
 Tensor safe_log(const Tensor& p) {
-  const bool is_double = p.scalar_type() == at::kDouble;
-  const double smallest = is_double ? std::numeric_limits<double>::min() : std::numeric_limits<float>::min();
-  return at::log(at::clamp_min(p, smallest));
+  return at::log(at::clamp_min(p, std::numeric_limits<double>::min()));
 }
 
 // The gradient for tau's rows in tau's own shape and dtype.
@@ -121,11 +121,11 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
   if (differentiated) {
     const Tau temperature{tau, rows};
     const auto type = working_type(p, temperature);
-    const Tensor wide_p = widened(p, type), product = half_tangent(wide_p, grad.to(type), dim);
-    if (need_logits) grad_logits = (divide(product, temperature) * 2).to(p.scalar_type());
+    const Tensor wide_p = widened(p, type), product = scaled_tangent(wide_p, grad.to(type), dim);
+    if (need_logits) grad_logits = (divide(product, temperature) / kGradientScale).to(p.scalar_type());
     if (need_tau) {
-      const Tensor sum = (product * safe_log(wide_p) * kUnit).sum(dim, /*keepdim=*/true, at::kDouble);
-      grad_tau = divide(sum, temperature) * (-2 / kUnit);
+      const Tensor sum = (product * safe_log(wide_p) * kTauTermScale).sum(dim, /*keepdim=*/true);
+      grad_tau = divide(sum, temperature) * -kTauGradientUnit;
     }
     return {grad_logits, need_tau ? reduce_to(grad_tau, rows) : Tensor()};
   }
@@ -192,14 +192,14 @@ class Differentiable {
     const auto type = working_type(p, tau);
     const Tensor wide_p = p.to(type);
     Tensor tangent;
-    if (d_logits.defined()) tangent = divide(half_tangent(wide_p, d_logits.to(type), dim_), tau) * 2;
-    if (d_tau.defined()) {  // in double: dtau and tau may lie anywhere
+    if (d_logits.defined()) tangent = divide(scaled_tangent(wide_p, d_logits.to(type), dim_), tau) / kGradientScale;
+    if (d_tau.defined()) {  // all in double: dtau and tau may lie anywhere
       constexpr double kLargest = std::numeric_limits<double>::max();
-      const Tensor along_tau = half_tangent(wide_p, safe_log(wide_p), dim_).to(at::kDouble) * kUnit;
+      const Tensor along_tau = scaled_tangent(wide_p, safe_log(wide_p), dim_) * kTauTermScale;
       const Tensor wide_tau = tau.rows.to(at::kDouble), wide_d_tau = d_tau.to(at::kDouble);
       const Tensor small = along_tau * at::clamp(wide_d_tau / wide_tau, -kLargest, kLargest);
       const Tensor large = along_tau * wide_d_tau / wide_tau;
-      const Tensor part = at::where(wide_tau < 1, small, large) * (-2 / kUnit);
+      const Tensor part = at::where(wide_tau < 1, small, large) * -kTauGradientUnit;
       tangent = tangent.defined() ? tangent + part : part;
     }
     return tangent.to(p.scalar_type());

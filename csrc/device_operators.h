@@ -49,10 +49,9 @@ struct DeviceOperators {
       noise.row_seeds = row_seeds.template const_data_ptr<std::int64_t>();
     }
     void operator()(Noise& out) const {
-      const RowNumbers numbers = noise.numbers;
       out = must_draw ? Device::draw_noise(generator) : noise;
       out.on = true;
-      out.numbers = numbers;
+      out.numbers = noise.numbers;
     }
 
    private:

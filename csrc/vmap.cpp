@@ -62,7 +62,7 @@ class Batch {
   }
 
   // How the batch's rows are numbered, given how an element's are.
-  c10::SymDimVector numbers(const Tensor& first, std::int64_t dim, OptionalNumbers given) const {
+  c10::SymDimVector row_numbering(const Tensor& first, std::int64_t dim, OptionalNumbers given) const {
     c10::SymDimVector strides(ndim_, 0);
     c10::SymInt count = 1;  // above the last of an element's rows
     for (std::int64_t d = ndim_ - 1; d >= 0; --d) {
@@ -114,7 +114,7 @@ struct NoisyBatch : Batch {
               noise && !args.seed.has_value() && !args.row_seeds.has_value()),
         numbers(args.numbers) {
     if (!*this || !noise || args.row_seeds.has_value()) return;
-    own = Batch::numbers(args.logits, args.dim, args.numbers);
+    own = row_numbering(args.logits, args.dim, args.numbers);
     numbers = c10::SymIntArrayRef(own);
   }
 };

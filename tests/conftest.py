@@ -29,17 +29,6 @@ if path := os.environ.get("GUMBEL_EXT_TEST_KERNELS"):
     torch.ops.gumbel_ext_cuda_on_cpu.take_over()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: many more examples; left out but for `-m long`")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "long" in config.option.markexpr:
-        return
-    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
-    items[:] = [item for item in items if not item.get_closest_marker("long")]
-
-
 @pytest.fixture(autouse=True)
 def known_state() -> Iterator[None]:
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()

@@ -26,7 +26,7 @@ GUMBEL_EXT_INLINE void stage_backward(const BackwardJob& job, const Tile& tile, 
 }
 
 // <p, dy> * kGradientScale over n classes, `step` apart, of which the usual sum is given: taken again, scaled, in
-// double, where that is not finite.
+// double, where that is not finite, or tau is extreme.
 template <typename E>
 GUMBEL_EXT_INLINE double scaled_dot(double sum, const E* p, const E* dy, std::int64_t n, std::int64_t step,
                                     bool is_extreme = false) {

@@ -110,22 +110,15 @@ at::Device to_device(py::handle value) {
   return at::Device(value.cast<std::string>());
 }
 
-at::Tensor softmax(py::handle logits, py::handle tau, py::handle dim, py::handle mask) {
+// softmax or straight_through.
+template <auto kFunction>
+at::Tensor without_noise(py::handle logits, py::handle tau, py::handle dim, py::handle mask) {
   const at::Tensor x = to_tensor("logits", logits);
   const auto temperature = to_temperature("tau", tau);
   const auto at_dim = to_int("dim", dim);
   const auto allowed = to_mask(mask);
   const py::gil_scoped_release release;
-  return gumbel_ext::softmax(x, temperature, at_dim, allowed);
-}
-
-at::Tensor straight_through(py::handle logits, py::handle tau, py::handle dim, py::handle mask) {
-  const at::Tensor x = to_tensor("logits", logits);
-  const auto temperature = to_temperature("tau", tau);
-  const auto at_dim = to_int("dim", dim);
-  const auto allowed = to_mask(mask);
-  const py::gil_scoped_release release;
-  return gumbel_ext::straight_through(x, temperature, at_dim, allowed);
+  return kFunction(x, temperature, at_dim, allowed);
 }
 
 at::Tensor gumbel_softmax(py::handle logits, py::handle tau, py::handle hard, py::handle dim, py::handle mask,
@@ -168,8 +161,8 @@ at::Tensor gumbel_noise(py::handle size, py::handle seed, py::handle generator, 
 
 PYBIND11_MODULE(_C, m) {
   // Errors and warnings become Python's as in torch's own functions, and Python's exceptions pass through unchanged.
-  m.def("softmax", torch::wrap_pybind_function(softmax));
-  m.def("straight_through", torch::wrap_pybind_function(straight_through));
+  m.def("softmax", torch::wrap_pybind_function(without_noise<gumbel_ext::softmax>));
+  m.def("straight_through", torch::wrap_pybind_function(without_noise<gumbel_ext::straight_through>));
   m.def("gumbel_softmax", torch::wrap_pybind_function(gumbel_softmax));
   m.def("gumbel_max", torch::wrap_pybind_function(gumbel_max));
   m.def("gumbel_noise", torch::wrap_pybind_function(gumbel_noise));
