@@ -7,6 +7,7 @@
 namespace nlohmann {
 
 struct json {
+  json();
   template <typename T>
   explicit json(const T&);
   static json parse(const std::string&);
