@@ -66,10 +66,9 @@ def check(op: Operation, x: torch.Tensor, tau: Any = 1.0, dim: int = -1, mask: A
     taus, exact = (np.broadcast_to(a, (len(undefined), 1))[~undefined] for a in (taus, exact))
     assert np.isfinite(actual).all()
     assert (actual[np.isneginf(scores)] == 0).all()
-    # What is rounded: the distance to the largest score; and, where the sums are not taken as rounded, they.
-    distance = np.where(np.isfinite(scores), scores.max(-1, keepdims=True, initial=-INF) - scores, 0)
+    # What is rounded: a score's sum of logit and noise and the largest one's, where they are not taken as rounded.
     reach = np.where(np.isfinite(scores), np.abs(scores), 0).max(-1, keepdims=True, initial=0)
-    roundings = 8 + np.where(exact, 3 * distance, 4 * reach) / taus
+    roundings = 8 + np.where(exact, 0, 2 * reach) / taus
     with np.errstate(invalid="ignore"):  # 0 * inf
         bound = (
             np.nan_to_num(limits.eps / 2 * roundings * expected) + limits.smallest_subnormal.astype(np.longdouble) / 2

@@ -119,16 +119,13 @@ struct TwoPart {
   T low;
 };
 
-// 2^(d * scale + kExp2Shift), for d * scale in [kExp2Lowest, 0]. The shift keeps results that are
-// about to be divided by a sum above the subnormal range; relative error about 2 ulp.
+// 2^(n + r + kExp2Shift), given n + kRounder, for a whole number n in [kExp2Lowest, 0] and |r| a little above 1/2 at
+// most. The shift keeps results that are about to be divided by a sum above the subnormal range; relative error about
+// 2 ulp.
 template <typename T>
-GUMBEL_EXT_INLINE T exp2_shifted(T d, TwoPart<T> scale) {
+GUMBEL_EXT_INLINE T exp2_shifted(T rounded, T r) {
   using Traits = FloatTraits<T>;
   using Bits = typename Traits::Bits;
-  const T rounded = fused_multiply_add(d, scale.high, Traits::kRounder);
-  const T n = rounded - Traits::kRounder;
-  T r = fused_multiply_add(d, scale.high, -n);
-  r = fused_multiply_add(d, scale.low, r);
   const T power = fused_multiply_add(r, exp2_polynomial(r), T(1));
   const Bits exponent = (bit_cast<Bits>(rounded) + Bits(Traits::kExp2Shift)) << Traits::kMantissaBits;
   return bit_cast<T>(bit_cast<Bits>(power) + exponent);

@@ -6,55 +6,88 @@
 
 namespace gumbel_ext {
 
-// exp2_shifted(h, scale) for any h <= 0: exactly 0 where it is -infinity, and at least the smallest where it is below
-// `lowest`.
-template <typename C>
-GUMBEL_EXT_INLINE C softmax_exponential(C h, TwoPart<C> scale, C lowest) {
-  const C power = exp2_shifted(h > lowest ? h : lowest, scale);
-  return h == -C(__builtin_inff()) ? C(0) : power;
-}
-
-// Softmax's exponent, base 2: with h = score / 2 - max / 2 (halved, so that no difference overflows) the
-// exponential is 2^(h * scale).
+// Softmax's exponent, base 2, for one temperature: (score - max) * scale.
 template <typename C>
 struct ExponentScale {
   double tau;
-  TwoPart<C> scale;  // 2 log2(e) / tau
-  C lowest;          // h below this underflows to zero
-  bool is_extreme;   // tau so small that scale leaves the working precision: h has to be enlarged first
+  TwoPart<C> scale;  // log2(e) / tau
+  C reach;           // score - max below this underflows to zero; may be -infinity
+  bool is_extreme;   // tau so small that scale leaves the working precision
 
   GUMBEL_EXT_INLINE explicit ExponentScale(double tau) : tau(tau), is_extreme(is_extreme_tau(tau)) {
     constexpr double kLog2EHigh = 0x1.71547652b82fep+0, kLog2ELow = 0x1.777d0ffda0d24p-56;
     if (is_extreme) tau = tau * kEnlarge * kEnlarge;
-    const double quotient = 2 * kLog2EHigh / tau, high = quotient < kLargest ? quotient : kLargest;
-    const double low = (fused_multiply_add(-high, tau, 2 * kLog2EHigh) + 2 * kLog2ELow) / tau;
+    const double quotient = kLog2EHigh / tau, high = quotient < kLargest ? quotient : kLargest;
+    const double low = (fused_multiply_add(-high, tau, kLog2EHigh) + kLog2ELow) / tau;
     scale.high = static_cast<C>(high);
     scale.low = high < kLargest ? static_cast<C>((high - static_cast<double>(scale.high)) + low) : C(0);
     const double bound = FloatTraits<C>::kExp2Lowest / high;
-    lowest = bound < -static_cast<double>(FloatTraits<C>::kLargest) ? -FloatTraits<C>::kLargest : static_cast<C>(bound);
+    reach = bound < -static_cast<double>(FloatTraits<C>::kLargest) ? -C(__builtin_inff()) : static_cast<C>(bound);
   }
   GUMBEL_EXT_INLINE static bool is_extreme_tau(double tau) {
     return !(tau > 4 / kLargest);
   }
-
-  // exp(score / tau - max / tau) * 2^kExp2Shift; exactly 0 where the score was -infinity.
-  GUMBEL_EXT_INLINE C operator()(C h) const {
-    return softmax_exponential(h, scale, lowest);
-  }
-  // h of score - max, where `is_extreme`. Not of halves, which would lose the last bit of a subnormal number. What
-  // overflows to -infinity here, above 2^9 in float, is so many times tau that its exponential is 0.
-  GUMBEL_EXT_INLINE static C enlarge(C difference) {
-    return difference * static_cast<C>(kEnlarge) * static_cast<C>(kEnlarge / 2);
-  }
-  // exp((score - max) / tau)
+  // exp((score - max) / tau), with what the difference and the quotient lose in their rounding.
   GUMBEL_EXT_INLINE double relative(double score, double max) const {
     const double difference = score - max;
-    return exponential(difference - difference == 0 ? difference / tau : (score / 2 - max / 2) / tau * 2);
+    if (!(difference - difference == 0)) return exponential((score / 2 - max / 2) / tau * 2);
+    const double quotient = difference / tau;
+    if (quotient < FloatTraits<double>::kExp2Lowest) return 0;
+    const double score_part = difference + max, max_part = score_part - difference;
+    const double lost = (score - score_part) - (max - max_part);
+    const double power = exponential(quotient);
+    return fused_multiply_add(power, (fused_multiply_add(-quotient, tau, difference) + lost) / tau, power);
+  }
+
+  // Half of score - max, which does not overflow. Where tau is extreme, it is enlarged as tau was, and not made of
+  // halves, which would lose the last bit of a subnormal number: what then overflows to -infinity, above 2^9 in float,
+  // is so many times tau that its exponential is 0.
+  GUMBEL_EXT_INLINE C half_difference(C score, C max) const {
+    if (is_extreme) return (score - max) * static_cast<C>(kEnlarge) * static_cast<C>(kEnlarge / 2);
+    return score * C(0.5) - max * C(0.5);
   }
 
  private:
   static constexpr double kLargest = sizeof(C) == 4 ? 0x1p120 : 0x1p1010;
   static constexpr double kEnlarge = sizeof(C) == 4 ? 0x1p60 : 0x1p500;
+};
+
+// The exponentials of a row, score by score. Where the largest score is near zero, products score * scale are exact but
+// for what meets in the exponent's fraction, and no difference of scores is ever rounded. Where it is not, scores first
+// become half_differences (exact for all scores whose exponential is not 0), whose largest is 0.
+template <typename C>
+struct Exponential {
+  TwoPart<C> scale;
+  C lowest;   // scores below this have the exponential of this
+  C product;  // max * scale, rounded
+  C rounder;  // kRounder, less the product's whole part
+  C rest;     // what the whole part leaves of the product
+
+  GUMBEL_EXT_INLINE static bool is_near(TwoPart<C> scale, C max) {
+    constexpr C kNear = sizeof(C) == 4 ? 512 : 4096;  // beyond, scores within reach are at least half of max
+    const C product = max * scale.high;
+    return product < kNear && product > -kNear;
+  }
+  GUMBEL_EXT_INLINE static Exponential of_row(TwoPart<C> scale, C reach, C max, bool is_near) {
+    constexpr C kRounder = FloatTraits<C>::kRounder;
+    const C unit = is_near ? C(1) : C(2);  // half_differences count twice
+    scale = {scale.high * unit, scale.low * unit};
+    if (!is_near) max = 0;
+    const C lowest = fused_multiply_add(reach, 1 / unit, max);
+    const C product = fused_multiply_add(max, scale.high, C(0));
+    const C whole = (product + kRounder) - kRounder;
+    const C rest = fused_multiply_add(max, scale.low, fused_multiply_add(max, scale.high, -whole));
+    return {scale, lowest, product, kRounder - whole, rest};
+  }
+
+  // exp((score - max) / tau) * 2^kExp2Shift, of a score as told above; exactly 0 of -infinity, and 2^kExp2Shift of max.
+  GUMBEL_EXT_INLINE C operator()(C score) const {
+    const C some = score > lowest ? score : lowest;
+    const C rounded = fused_multiply_add(some, scale.high, -product) + FloatTraits<C>::kRounder;
+    const C fraction = fused_multiply_add(some, scale.high, rounder - rounded);
+    const C power = exp2_shifted(rounded, fused_multiply_add(some, scale.low, fraction) - rest);
+    return score == -C(__builtin_inff()) ? C(0) : power;
+  }
 };
 
 // A row with NaN, with +infinity or with nothing but -infinity has no softmax.

@@ -6,20 +6,18 @@
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
-// values[k] = exp(score / tau) * 2^kExp2Shift, where values held h = score / 2 - max / 2; exactly 0 where
-// the score was -infinity.
+// Scores turned into exponentials, relative to their maximum, over whole vectors.
 template <typename C>
-GUMBEL_EXT_INLINE void exponentials(C* __restrict values, std::int64_t n, const ExponentScale<C>& exponent) {
-  const ExponentScale<C> local = exponent;
+GUMBEL_EXT_INLINE void exponentiate(C* __restrict scores, std::int64_t n, const ExponentScale<C>& scale, C max) {
+  const bool is_near = !scale.is_extreme && Exponential<C>::is_near(scale.scale, max);
+  if (!is_near) {
+    const ExponentScale<C> local = scale;
 #pragma omp simd
-  for (std::int64_t k = 0; k < n; ++k) values[k] = local(values[k]);
-}
-
-// values[k] = values[k] * factor - max * factor, over whole vectors.
-template <typename C>
-GUMBEL_EXT_INLINE void subtract_max(C* values, std::int64_t n, C max, C factor) {
-  const C scaled_max = factor * max;
-  for (std::int64_t k = 0; k < n; k += kLanes<C>) store(values + k, load(values + k) * factor - scaled_max);
+    for (std::int64_t k = 0; k < n; ++k) scores[k] = local.half_difference(scores[k], max);
+  }
+  const auto exponential = Exponential<C>::of_row(scale.scale, scale.reach, max, is_near);
+#pragma omp simd
+  for (std::int64_t k = 0; k < n; ++k) scores[k] = exponential(scores[k]);
 }
 
 // one_hot(index) for the tile's rows, NaN where a row is undefined; best(r) is a row's maximum and argmax.
@@ -51,8 +49,8 @@ GUMBEL_EXT_INLINE void fill_values(T* out, std::int64_t n, Compute<T> value) {
   for (std::int64_t k = 0; k < n; ++k) narrow(value, out[k]);
 }
 
-// The scores of a tile's rows at `scores`, `stride` apart, turned into h for the exponentials, and their
-// statistics but for the sums.
+// The scores of a tile's rows at `scores`, `stride` apart, turned into exponentials, and their statistics but for the
+// sums.
 template <typename T>
 struct RowScorer {
   using C = Compute<T>;
@@ -62,6 +60,7 @@ struct RowScorer {
   C* scores;
   std::int64_t stride;
   TileStats* stats;
+  ExponentScale<C> common;
 
   GUMBEL_EXT_INLINE LaneMax<C> add(std::int64_t r) const {
     const C* noise = job.scores.noise.on ? buffers.noise + r * tile.noise_stride() : nullptr;
@@ -75,8 +74,8 @@ struct RowScorer {
     stats[r] = {static_cast<double>(max), 0, 0, tile.begin};
     if (is_undefined(stats[r].max)) return;
     if (job.one_hot) stats[r].argmax += find_first(row, tile.width, max);
-    const bool is_extreme = ExponentScale<C>::is_extreme_tau(job.tau[tile.first_row + r]);
-    subtract_max(row, padded<C>(tile.width), max, is_extreme ? C(1) : C(0.5));
+    exponentiate(row, padded<C>(tile.width),
+                 job.tau.rows ? ExponentScale<C>(job.tau.rows[tile.first_row + r]) : common, max);
   }
 
   // A block of short rows, from row `first` on, their maxima at once.
@@ -100,23 +99,6 @@ struct RowScorer {
     for (; r < tile.rows; ++r) finish(r, row_max(add(r)));
   }
 };
-
-// The rows' h turned into exponentials.
-template <typename C>
-GUMBEL_EXT_INLINE void exponentiate_rows(const RowScalar& tau, const Tile& tile, C* scores, std::int64_t stride) {
-  const ExponentScale<C> first(tau[tile.first_row]);
-  const std::int64_t width = padded<C>(tile.width);
-  if (!tau.rows && stride == width && !first.is_extreme) {
-    exponentials(scores, tile.rows * stride, first);
-    return;
-  }
-  for (std::int64_t r = 0; r < tile.rows; ++r) {
-    C* row = scores + r * stride;
-    const ExponentScale<C> exponent(tau[tile.first_row + r]);
-    for (std::int64_t k = 0; k < width && exponent.is_extreme; ++k) row[k] = exponent.enlarge(row[k]);
-    exponentials(row, width, exponent);
-  }
-}
 
 // Where the first row's exponentials of a tile wait for the others; those of row r are r * tiles *
 // kTileClasses further on.
@@ -154,8 +136,7 @@ void forward_tile(const ForwardJob& job, const GroupState& group, std::int64_t t
     fill_words(job.scores.noise, tile, 0, buffers, tile.prefetch<T>(job.scores.logits, job.relaxed, job.one_hot));
     tile_noise(job.scores.noise, tile, 0, buffers);
   }
-  RowScorer<T>{job, tile, buffers, scores, stride, stats}.all();
-  exponentiate_rows(job.tau, tile, scores, stride);
+  RowScorer<T>{job, tile, buffers, scores, stride, stats, ExponentScale<C>(job.tau.value)}.all();
   sum_rows<C>(
       tile.rows, padded<C>(tile.width) / kLanes<C>,
       [&](std::int64_t r, std::int64_t chunk, auto)

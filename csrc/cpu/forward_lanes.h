@@ -64,27 +64,55 @@ GUMBEL_EXT_INLINE void score_lanes(const ForwardJob& job, const Tile& tile, Buff
   for (int j = 0; j < kRows; j += kLane) best[j / kLane].store(stats.max + j, stats.argmax + j);
 }
 
-// Scores turned into exponentials, and the factor that makes probabilities of them.
+// exponentiate() for a vector of rows, one in each lane, given their scales; `step` is the distance of their classes.
+template <typename C>
+GUMBEL_EXT_INLINE void exponentiate_vector(C* __restrict scores, std::int64_t classes, std::int64_t step, C* high,
+                                           C* low, const C* reach, const C* max) {
+  constexpr int kLane = kLanes<C>;
+  C lowest[kLane], product[kLane], rounder[kLane], rest[kLane];
+  C factor[kLane], shift[kLane];  // what makes half differences where they are wanted
+  bool all_near = true;
+#pragma omp simd reduction(& : all_near)
+  for (int j = 0; j < kLane; ++j) {
+    const TwoPart<C> scale{high[j], low[j]};
+    const bool is_near = Exponential<C>::is_near(scale, max[j]);
+    const auto row = Exponential<C>::of_row(scale, reach[j], max[j], is_near);
+    high[j] = row.scale.high;
+    low[j] = row.scale.low;
+    lowest[j] = row.lowest;
+    product[j] = row.product;
+    rounder[j] = row.rounder;
+    rest[j] = row.rest;
+    factor[j] = is_near ? C(1) : C(0.5);
+    shift[j] = is_near ? C(0) : C(0.5) * max[j];
+    all_near &= is_near;
+  }
+  for (std::int64_t k = 0; k < classes; ++k) {
+    C* values = scores + k * step;
+    if (!all_near)
+#pragma omp simd
+      for (int j = 0; j < kLane; ++j) values[j] = values[j] * factor[j] - shift[j];
+#pragma omp simd
+    for (int j = 0; j < kLane; ++j)
+      values[j] = Exponential<C>{{high[j], low[j]}, lowest[j], product[j], rounder[j], rest[j]}(values[j]);
+  }
+}
+
+// Scores turned into exponentials, and the factor that makes probabilities of them. Requires: no tau is extreme.
 template <int kRows, typename C>
-GUMBEL_EXT_INLINE void exponentiate_lanes(const RowScalar& tau, const Tile& tile, C* __restrict scores,
+GUMBEL_EXT_INLINE void exponentiate_lanes(const RowScalar& tau, const Tile& tile, C* scores,
                                           LaneStats<kRows, C>& stats) {
   constexpr int kLane = kLanes<C>;
   const ExponentScale<C> common(tau.value);
   for (int first = 0; first < kRows; first += kLane) {
-    C half_max[kLane], high[kLane], low[kLane], lowest[kLane];
+    C high[kLane], low[kLane], reach[kLane];
     for (int j = 0; j < kLane; ++j) {
       const ExponentScale<C> exponent = tau.rows ? ExponentScale<C>(tau.rows[tile.first_row + first + j]) : common;
-      half_max[j] = C(0.5) * stats.max[first + j];
       high[j] = exponent.scale.high;
       low[j] = exponent.scale.low;
-      lowest[j] = exponent.lowest;
+      reach[j] = exponent.reach;
     }
-    for (std::int64_t k = 0; k < tile.width; ++k) {
-      C* values = scores + k * kRows + first;
-#pragma omp simd
-      for (int j = 0; j < kLane; ++j)
-        values[j] = softmax_exponential(values[j] * C(0.5) - half_max[j], TwoPart<C>{high[j], low[j]}, lowest[j]);
-    }
+    exponentiate_vector(scores + first, tile.width, kRows, high, low, reach, stats.max + first);
     double sum[kLane];
     sum_lanes<C>(tile.width, [&](std::int64_t k) __attribute__((always_inline)) {
       return load(scores + k * kRows + first);

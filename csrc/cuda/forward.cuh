@@ -36,15 +36,16 @@ __device__ __forceinline__ void load_scores(Compute<T> (&scores)[kPacks][kClasse
 
 // scores become exponentials, relative to `max`; returns the thread's share of their sum.
 template <typename C, int kPacks, int kClasses>
-__device__ __forceinline__ C exponentiate(C (&scores)[kPacks][kClasses], const ExponentScale<C>& exponent, C max) {
-  const C half_max = C(0.5) * max;
+__device__ __forceinline__ C exponentiate(C (&scores)[kPacks][kClasses], const ExponentScale<C>& scale, C max) {
+  const bool is_near = !scale.is_extreme && Exponential<C>::is_near(scale.scale, max);
+  const auto exponential = Exponential<C>::of_row(scale.scale, scale.reach, max, is_near);
   C sums[kPacks];
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
 #pragma unroll
     for (int i = 0; i < kClasses; ++i) {
-      const C h = exponent.is_extreme ? exponent.enlarge(scores[p][i] - max) : scores[p][i] * C(0.5) - half_max;
-      scores[p][i] = exponent(h);
+      if (!is_near) scores[p][i] = scale.half_difference(scores[p][i], max);
+      scores[p][i] = exponential(scores[p][i]);
     }
     sums[p] = tree_sum<kClasses>(scores[p]);
   }
