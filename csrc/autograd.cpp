@@ -260,8 +260,5 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Autograd, m) {
   m.impl("_backward", torch::autograd::autogradNotImplementedFallback());
   m.impl("_backward_", torch::autograd::autogradNotImplementedFallback());
 }
-TORCH_LIBRARY_IMPL(gumbel_ext, ADInplaceOrView, m) {
-  m.impl("_backward_", torch::autograd::autogradNotImplementedInplaceOrViewFallback());
-}
 
 }  // namespace gumbel_ext

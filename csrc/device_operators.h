@@ -185,7 +185,9 @@ struct DeviceOperators {
     at::assert_no_internal_overlap(relaxed);
     at::assert_no_overlap(relaxed, grad);
     const typename Device::Guard guard(relaxed.device());
-    return write_backward(grad, relaxed, tau, tau_rows, dim, relaxed, need_tau);
+    const Tensor grad_tau = write_backward(grad, relaxed, tau, tau_rows, dim, relaxed, need_tau);
+    relaxed.unsafeGetTensorImpl()->bump_version();  // (torch's fallback counts only what an operator also returns)
+    return grad_tau;
   }
 
   static void implement(torch::Library& library) {

@@ -111,3 +111,27 @@ def test_backward_overwrites_nothing_that_is_held(name: str, hooked: bool) -> No
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(held, before, strict=True))
     with pytest.raises(RuntimeError, match="second time"):
         torch.autograd.grad(y, x, upstream)
+
+
+def test_internal_operators_write_on_what_they_declare_and_nothing_else() -> None:
+    """An operator in place has a new version of what it wrote; it refuses what cannot be written on. Others only read."""
+    ops = torch.ops.gumbel_ext
+    grad, relaxed = torch.randn(3, 5), torch.rand(3, 5)
+    expected, _ = ops._backward(grad, relaxed, 1.0, None, -1, True, False)
+    assert ops._backward(grad, relaxed, 1.0, None, -1, False, False) == (None, None) and relaxed._version == 0
+    ops._backward_(grad, relaxed, 1.0, None, -1, False)
+    assert torch.equal(relaxed, expected) and relaxed._version == 1
+    refused = {
+        "more than one element": (grad, torch.rand(1, 5).expand(3, 5)),
+        "some elements of the input": (relaxed, relaxed),
+        "a leaf Variable that requires grad": (grad, torch.rand(3, 5).requires_grad_()),
+    }
+    for message, arguments in refused.items():
+        before = arguments[1].detach().clone()
+        with pytest.raises(RuntimeError, match=message):
+            ops._backward_(*arguments, 1.0, None, -1, False)
+        assert torch.equal(arguments[1], before) and arguments[1]._version == 0 + (arguments[1] is relaxed)
+    for like in (torch.rand(1, 5).expand(3, 5), torch.rand(3, 5).requires_grad_()):
+        before = like.detach().clone()
+        ops._noise(like, 1, None, None)
+        assert torch.equal(like, before) and like._version == 0
