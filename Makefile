@@ -1,6 +1,7 @@
 # The two commands: `make demo` and `make test`. Both need Python 3.10 or newer, g++ and make; they set up a
 # virtual environment of their own, in .venv.
 #
+#   make docs                           the documentation, into out/docs
 #   make test-long                      what takes half an hour or more, the statistics of docs/proofs.md among it
 #   make demo TORCH="torch==2.11.0"     another torch, in any form that pip takes
 #   make demo PYTHON=python3.12         another Python
@@ -23,7 +24,7 @@ SOURCES := $(shell find csrc cmake gumbel_ext -type f -not -path '*/__pycache__/
 # A change of TORCH or PYTHON means another environment.
 STAMP := $(VENV)/.$(shell printf '%s' "$(PYTHON) $(TORCH)" | cksum | cut -d' ' -f1)
 
-.PHONY: demo test test-long build fuzz clean
+.PHONY: demo test test-long build docs fuzz clean
 
 demo: build
 	$(BIN)/python examples/discrete_vae.py --out $(OUT)
@@ -38,6 +39,11 @@ test-long: build
 	cd tests && $(abspath $(BIN))/python -m randomness
 
 build: $(STAMP)-built
+
+docs: build
+	$(BIN)/python -m pip install --quiet --group docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs $(OUT)/docs
+	@echo "$(OUT)/docs/index.html"
 
 fuzz: $(STAMP)-torch
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=clang++ \
