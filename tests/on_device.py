@@ -3,6 +3,7 @@ results back. So every test runs on a GPU as it stands (GUMBEL_EXT_TEST_DEVICE=c
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ def _moved(value: Any, device: str) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(_moved(part, device) for part in value)
     return value
+
+
+def is_gpu() -> bool:
+    """Whether a GPU's kernels serve these tests: on one, or executed by the CPU."""
+    return bool(os.environ.get("GUMBEL_EXT_TEST_DEVICE") or os.environ.get("GUMBEL_EXT_TEST_KERNELS"))
 
 
 def cpu_tests(*names: str) -> list[object]:

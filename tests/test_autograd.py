@@ -114,7 +114,7 @@ def test_backward_overwrites_nothing_that_is_held(name: str, hooked: bool) -> No
 
 
 def test_internal_operators_write_on_what_they_declare_and_nothing_else() -> None:
-    """An operator in place has a new version of what it wrote; it refuses what cannot be written on. Others only read."""
+    """In place, what was written has a new version, and what cannot be written on is refused; others only read."""
     ops = torch.ops.gumbel_ext
     grad, relaxed = torch.randn(3, 5), torch.rand(3, 5)
     expected, _ = ops._backward(grad, relaxed, 1.0, None, -1, True, False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import fingerprint
 import numpy as np
+import on_device
 import pytest
 import reference
 import torch
@@ -44,7 +45,12 @@ def check(op: Operation, x: torch.Tensor, tau: Any = 1.0, dim: int = -1, mask: A
     found = op(x, tau, dim, mask, seed)
     assert found.shape == x.shape and found.dtype == x.dtype
     if x.dtype in (torch.float16, torch.bfloat16):  # the float32 result, rounded once
-        assert reference.differing(found, op(x.float(), tau, dim, mask, seed).to(x.dtype)) == 0
+        wide = op(x.float(), tau, dim, mask, seed)
+        if on_device.is_gpu():  # whose sums have an order that depends on the dtype: to the last bits of float32
+            low, high = ((wide * (1 + sign * 2.0**-20)).to(x.dtype) for sign in (-1, 1))
+            assert ((low <= found) & (found <= high) | (wide.isnan() & found.isnan())).all()
+        else:
+            assert reference.differing(found, wide.to(x.dtype)) == 0
         return
     if x.numel() == 0:
         return

@@ -81,5 +81,6 @@ PROMISES = [
 
 def links(tests: str) -> str:
     return ", ".join(
-        f"[{t}](../tests/{t}{'/api_fuzzer.cpp' if t == 'fuzz' else '.py'})" for t in (t.strip() for t in tests.split(","))
+        f"[{t}](../tests/{t}{'/api_fuzzer.cpp' if t == 'fuzz' else '.py'})"
+        for t in (t.strip() for t in tests.split(","))
     )
