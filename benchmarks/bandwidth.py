@@ -68,8 +68,8 @@ def _kernels(x: Tensor) -> dict[str, tuple[Callable[[], Any], int]]:
     p, dy = ops._relaxed(*inputs), torch.randn_like(x)
     return {
         "relaxed": (lambda: ops._relaxed(*inputs), 2 * size),
-        "hard": (lambda: ops._one_hot(*inputs, False), 2 * size),
-        "hard, p kept": (lambda: ops._one_hot(*inputs, True), 3 * size),
+        "hard": (lambda: ops._one_hot(*inputs), 2 * size),
+        "hard, p kept": (lambda: ops._one_hot_relaxed(*inputs), 3 * size),
         "backward": (lambda: ops._backward(dy, p, 0.7, None, -1, True, False), 3 * size),
         "index": (lambda: ops._index(x, None, 1.0, None, 1, None, None, -1, None), size + 8 * x.shape[0]),
         "softmax": (lambda: ops._relaxed(x, None, 0.7, None, False, None, None, None, -1), 2 * size),

@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "../csrc/cpu/forward.h"
+#include "../csrc/cpu/rows/forward.h"
 
 namespace {
 
@@ -29,10 +29,11 @@ double nanoseconds(Call call) {
 }  // namespace
 
 int main() {
-  const Shape shape{1, kTileClasses, 1};
+  const Shape shape{1, kTileClasses};
+  const cpu::Plan plan;
   void* workspace =
-      std::aligned_alloc(64, static_cast<std::size_t>(Buffers<float>(shape, nullptr).bytes + 64) / 64 * 64);
-  Buffers<float> buffers(shape, workspace);
+      std::aligned_alloc(64, static_cast<std::size_t>(Buffers<float>(shape, plan, nullptr).bytes + 64) / 64 * 64);
+  Buffers<float> buffers(shape, plan, workspace);
   const Tile tile(shape, cpu::GroupState{0, 1, nullptr, nullptr, nullptr}, 0);
   Noise noise;
   noise.on = true;

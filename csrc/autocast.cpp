@@ -7,29 +7,21 @@
 namespace gumbel_ext {
 namespace {
 
-at::Tensor relaxed_autocast(const at::Tensor& logits, const OptionalTensor& mask, double tau,
-                            const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
-                            const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
-                            OptionalNumbers numbers) {
-  c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::AutocastCUDA);
-  return relaxed_operator().call(at::autocast::cached_cast(at::kFloat, logits, at::kCUDA), mask, tau, tau_rows, noise,
-                                 seed, row_seeds, generator, dim, numbers);
-}
-
-std::tuple<at::Tensor, at::Tensor> one_hot_autocast(const at::Tensor& logits, const OptionalTensor& mask, double tau,
-                                                    const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
-                                                    const OptionalTensor& row_seeds, const OptionalGenerator& generator,
-                                                    std::int64_t dim, bool keep_relaxed, OptionalNumbers numbers) {
-  c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::AutocastCUDA);
-  return one_hot_operator().call(at::autocast::cached_cast(at::kFloat, logits, at::kCUDA), mask, tau, tau_rows, noise,
-                                 seed, row_seeds, generator, dim, keep_relaxed, numbers);
+// call(op(), args) with the logits as float32.
+template <auto op>
+auto in_float32(const Arguments& args) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::AutocastCUDA);
+  const at::Tensor logits = at::autocast::cached_cast(at::kFloat, args.logits, at::kCUDA);
+  return call(op(), {logits, args.mask, args.tau, args.tau_rows, args.noise, args.seed, args.row_seeds, args.generator,
+                     args.dim, args.numbers});
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(gumbel_ext, AutocastCUDA, m) {
-  m.impl("_relaxed", relaxed_autocast);
-  m.impl("_one_hot", one_hot_autocast);
+  m.impl("_relaxed", forward_kernel<in_float32<relaxed_operator>>);
+  m.impl("_one_hot", forward_kernel<in_float32<one_hot_operator>>);
+  m.impl("_one_hot_relaxed", forward_kernel<in_float32<one_hot_relaxed_operator>>);
 }
 
 }  // namespace gumbel_ext

@@ -18,7 +18,7 @@
 
 #include "autograd_node.h"
 #include "core/gradient.h"
-#include "cpu/recycling.h"
+#include "cpu/caching_allocator.h"
 #include "operators.h"
 
 namespace gumbel_ext {
@@ -158,19 +158,18 @@ bool SoftmaxBackward::take_relaxed(const Tensor& p) {
 // What a differentiable forward and its gradient have in common, whatever it outputs.
 class Differentiable {
  public:
-  Differentiable(const Tensor& logits, double tau, const OptionalTensor& tau_rows, std::int64_t dim)
-      : logits_(logits), tau_(tau), tau_rows_(tau_rows.value_or(Tensor())), dim_(dim) {
-    if (torch::autograd::compute_requires_grad(logits, tau_rows_)) {
+  explicit Differentiable(const Arguments& args) : args_(args), tau_rows_(args.tau_rows.value_or(Tensor())) {
+    if (torch::autograd::compute_requires_grad(args.logits, tau_rows_)) {
       node_ = make_node<SoftmaxBackward>();
-      node_->set_next_edges(torch::autograd::collect_next_edges(logits, tau_rows_));
-      node_->tau = tau;
-      node_->dim = dim;
+      node_->set_next_edges(torch::autograd::collect_next_edges(args.logits, tau_rows_));
+      node_->tau = args.tau;
+      node_->dim = args.dim;
       if (tau_rows_.defined()) node_->tau_rows = SavedVariable(tau_rows_, /*is_output=*/false);
     }
-    has_tangent_ = has_tangent(logits) || has_tangent(tau_rows_);
+    has_tangent_ = has_tangent(args.logits) || has_tangent(tau_rows_);
   }
 
-  bool needs_relaxed() const {
+  explicit operator bool() const {
     return node_ != nullptr || has_tangent_;
   }
 
@@ -186,16 +185,17 @@ class Differentiable {
 
  private:
   Tensor output_tangent(const Tensor& p) const {
-    const Tensor d_logits = logits_._fw_grad(/*level=*/0);
+    const Tensor d_logits = args_.logits._fw_grad(/*level=*/0);
     const Tensor d_tau = tau_rows_.defined() ? tau_rows_._fw_grad(/*level=*/0) : Tensor();
-    const Tau tau{tau_, d_tau.defined() ? tau_rows_._fw_primal(/*level=*/0) : tau_rows_};
+    const Tau tau{args_.tau, d_tau.defined() ? tau_rows_._fw_primal(/*level=*/0) : tau_rows_};
     const auto type = working_type(p, tau);
     const Tensor wide_p = p.to(type);
     Tensor tangent;
-    if (d_logits.defined()) tangent = divide(scaled_tangent(wide_p, d_logits.to(type), dim_), tau) / kGradientScale;
+    if (d_logits.defined())
+      tangent = divide(scaled_tangent(wide_p, d_logits.to(type), args_.dim), tau) / kGradientScale;
     if (d_tau.defined()) {  // all in double: dtau and tau may lie anywhere
       constexpr double kLargest = std::numeric_limits<double>::max();
-      const Tensor along_tau = scaled_tangent(wide_p, safe_log(wide_p), dim_) * kTauTermScale;
+      const Tensor along_tau = scaled_tangent(wide_p, safe_log(wide_p), args_.dim) * kTauTermScale;
       const Tensor wide_tau = tau.rows.to(at::kDouble), wide_d_tau = d_tau.to(at::kDouble);
       const Tensor small = along_tau * at::clamp(wide_d_tau / wide_tau, -kLargest, kLargest);
       const Tensor large = along_tau * wide_d_tau / wide_tau;
@@ -205,58 +205,53 @@ class Differentiable {
     return tangent.to(p.scalar_type());
   }
 
-  const Tensor& logits_;
-  double tau_;
+  const Arguments& args_;
   Tensor tau_rows_;
-  std::int64_t dim_;
   decltype(make_node<SoftmaxBackward>()) node_;
   bool has_tangent_ = false;
 };
 
-Tensor relaxed_autograd(const Tensor& logits, const OptionalTensor& mask, double tau, const OptionalTensor& tau_rows,
-                        bool noise, OptionalInt seed, const OptionalTensor& row_seeds,
-                        const OptionalGenerator& generator, std::int64_t dim, OptionalNumbers numbers) {
-  Differentiable forward(logits, tau, tau_rows, dim);
+Tensor relaxed_autograd(const Arguments& args) {
+  Differentiable forward(args);
   Tensor p;
   {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    p = relaxed_operator().call(logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim, numbers);
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    p = call(relaxed_operator(), args);
   }
   forward.record({p}, p);
   return p;
 }
 
-std::tuple<Tensor, Tensor> one_hot_autograd(const Tensor& logits, const OptionalTensor& mask, double tau,
-                                            const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
-                                            const OptionalTensor& row_seeds, const OptionalGenerator& generator,
-                                            std::int64_t dim, bool keep_relaxed, OptionalNumbers numbers) {
-  Differentiable forward(logits, tau, tau_rows, dim);
-  keep_relaxed |= forward.needs_relaxed();
-  Tensor z, p;
+std::tuple<Tensor, Tensor> record_one_hot(Differentiable& forward, const Arguments& args) {
+  std::tuple<Tensor, Tensor> outputs;
   {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    std::tie(z, p) = one_hot_operator().call(logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim,
-                                             keep_relaxed, numbers);
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    outputs = call(one_hot_relaxed_operator(), args);
   }
-  if (keep_relaxed) forward.record({z, p}, p);
-  return {z, p};
+  auto& [z, p] = outputs;
+  forward.record({z, p}, p);
+  return outputs;
 }
 
-Tensor index_autograd(const Tensor& logits, const OptionalTensor& mask, double temperature,
-                      const OptionalTensor& temperature_rows, OptionalInt seed, const OptionalTensor& row_seeds,
-                      const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples,
-                      OptionalNumbers numbers) {
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return index_operator().call(logits, mask, temperature, temperature_rows, seed, row_seeds, generator, dim,
-                               std::move(num_samples), numbers);
+std::tuple<Tensor, Tensor> one_hot_relaxed_autograd(const Arguments& args) {
+  Differentiable forward(args);
+  return record_one_hot(forward, args);
+}
+
+Tensor one_hot_autograd(const Arguments& args) {
+  Differentiable forward(args);
+  if (forward) return std::get<0>(record_one_hot(forward, args));
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return call(one_hot_operator(), args);
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(gumbel_ext, Autograd, m) {
-  m.impl("_relaxed", relaxed_autograd);
-  m.impl("_one_hot", one_hot_autograd);
-  m.impl("_index", index_autograd);
+  m.impl("_relaxed", forward_kernel<relaxed_autograd>);
+  m.impl("_one_hot", forward_kernel<one_hot_autograd>);
+  m.impl("_one_hot_relaxed", forward_kernel<one_hot_relaxed_autograd>);
+  m.impl("_index", torch::CppFunction::makeFallthrough());
   m.impl("_backward", torch::autograd::autogradNotImplementedFallback());
   m.impl("_backward_", torch::autograd::autogradNotImplementedFallback());
 }

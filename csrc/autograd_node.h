@@ -12,7 +12,7 @@ namespace gumbel_ext {
 using NodePointer = decltype(torch::autograd::Edge::function);
 constexpr bool kNodesAreShared = std::is_same_v<NodePointer, std::shared_ptr<torch::autograd::Node>>;
 
-// Only the branch of the torch at hand is instantiated: its names depend on the template's arguments.
+// Only the installed torch's branch is instantiated: its names depend on the template's arguments.
 template <typename T>
 auto make_node() {
   if constexpr (kNodesAreShared)

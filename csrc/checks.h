@@ -3,26 +3,12 @@
 #pragma once
 
 #include <ATen/WrapDimUtils.h>
-#include <ATen/core/Generator.h>
-#include <ATen/core/Tensor.h>
 
 #include <cmath>
-#include <optional>
+
+#include "arguments.h"
 
 namespace gumbel_ext {
-
-// The arguments that a differentiable operation's forward takes, as the dispatcher passes them.
-struct Arguments {
-  const at::Tensor& logits;
-  const std::optional<at::Tensor>& mask;
-  double tau;
-  const std::optional<at::Tensor>& tau_rows;
-  const std::optional<std::int64_t>& seed;
-  const std::optional<at::Tensor>& row_seeds;
-  const std::optional<at::Generator>& generator;
-  std::int64_t dim;
-  at::OptionalSymIntArrayRef numbers;
-};
 
 inline bool is_supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
@@ -78,9 +64,8 @@ inline void check_temperature_rows(const char* name, const at::Tensor& rows, con
 }
 
 // The seeds of rows whose shape is `sizes` without dimension `dim`.
-inline void check_seed(c10::SymIntArrayRef sizes, std::int64_t dim, at::Device device,
-                       const std::optional<std::int64_t>& seed, const std::optional<at::Tensor>& row_seeds,
-                       const std::optional<at::Generator>& generator) {
+inline void check_seed(c10::SymIntArrayRef sizes, std::int64_t dim, at::Device device, const OptionalInt& seed,
+                       const OptionalTensor& row_seeds, const OptionalGenerator& generator) {
   TORCH_CHECK_VALUE(!(generator.has_value() && (seed.has_value() || row_seeds.has_value())),
                     "seed, generator: expected at most one of the two, got both");
   TORCH_CHECK_VALUE(!generator.has_value() || device.is_meta() || generator->device().type() == device.type(),
@@ -96,7 +81,7 @@ inline void check_seed(c10::SymIntArrayRef sizes, std::int64_t dim, at::Device d
                     c10::SymIntArrayRef(expected), ", got ", row_seeds->sym_sizes());
 }
 
-inline void check_numbers(const at::OptionalSymIntArrayRef& numbers, std::int64_t ndim) {
+inline void check_numbers(const OptionalNumbers& numbers, std::int64_t ndim) {
   TORCH_CHECK_VALUE(!numbers.has_value() || std::int64_t(numbers->size()) == ndim + 1,
                     "numbers: expected the first row's and a stride for each dimension, ", ndim + 1, ", got ",
                     numbers.has_value() ? numbers->size() : 0);
@@ -138,9 +123,8 @@ inline void check_noise_size(c10::SymIntArrayRef size) {
 }
 
 // Noise like a tensor: its last dimension is the class.
-inline void check_noise(const at::Tensor& like, const std::optional<std::int64_t>& seed,
-                        const std::optional<at::Tensor>& row_seeds, const std::optional<at::Generator>& generator,
-                        const at::OptionalSymIntArrayRef& numbers) {
+inline void check_noise(const at::Tensor& like, const OptionalInt& seed, const OptionalTensor& row_seeds,
+                        const OptionalGenerator& generator, const OptionalNumbers& numbers) {
   const auto type = like.scalar_type();
   TORCH_CHECK_TYPE(is_supported(type), "dtype: expected float32, float64, float16 or bfloat16, got ", type);
   check_seed(like.sym_sizes(), like.dim() - 1, like.device(), seed, row_seeds, generator);

@@ -23,7 +23,7 @@ auto draw_once(Job& job, const Draw& draw) {
 
 // A device provides
 //   struct Guard              made from a device of its kind; makes it the current one
-//   kValuesAtHand             whether the host may read a tensor's values: those of tau are then checked
+//   kHostReadsValues          whether the host may read a tensor's values: those of tau are then checked
 //   new_like(tensor)          an uninitialised tensor
 //   draw_noise(generator)     a Noise with a seed from the generator, or the device's default one, under its lock
 //   run(job, element, draw)   for all jobs, on the current device; draw(noise_of(job)) once, when all is done that can
@@ -67,11 +67,12 @@ struct DeviceOperators {
     std::optional<NoiseSource> noise;
     std::optional<typename Device::Guard> guard;  // once the checks have seen that all tensors share the device
 
-    Inputs(const Arguments& args, bool noisy, const char* temperature_name, bool may_be_zero) {
+    Inputs(const Arguments& args, const char* temperature_name, bool may_be_zero) {
       dim = check_arguments(args, temperature_name, may_be_zero);
       guard.emplace(args.logits.device());
       scores.shape = shape_of(args.logits, dim);
       scores.logits = rows_of(args.logits, dim);
+      scores.noise.on = args.noise;
       if (args.mask.has_value()) {
         mask = args.mask->expand(args.logits.sizes());
         scores.mask = rows_of(mask, dim);
@@ -80,10 +81,10 @@ struct DeviceOperators {
       if (args.tau_rows.has_value()) {
         row_taus = rows_as_double(*args.tau_rows, args.logits, dim);
         tau.rows = row_taus.template const_data_ptr<double>();
-        for (std::int64_t r = 0; Device::kValuesAtHand && r < row_taus.numel(); ++r)
+        for (std::int64_t r = 0; Device::kHostReadsValues && r < row_taus.numel(); ++r)
           check_temperature(temperature_name, tau.rows[r], may_be_zero);
       }
-      if (noisy)
+      if (args.noise)
         noise.emplace(args.seed, args.row_seeds, args.generator, row_numbers(args.logits.sizes(), dim, args.numbers));
     }
     auto draw() const {
@@ -93,42 +94,39 @@ struct DeviceOperators {
     }
   };
 
-  static Tensor relaxed(const Tensor& logits, const OptionalTensor& mask, double tau, const OptionalTensor& tau_rows,
-                        bool noise, OptionalInt seed, const OptionalTensor& row_seeds,
-                        const OptionalGenerator& generator, std::int64_t dim, OptionalNumbers numbers) {
-    const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim, numbers}, noise, "tau", false);
-    Tensor out = Device::new_like(logits);
-    Device::run(ForwardJob{inputs.scores, inputs.tau, output_rows_of(out, inputs.dim), {}}, element_of(logits),
-                inputs.draw());
+  static void run(const Inputs& inputs, const Arguments& args, const Rows& relaxed, const Rows& one_hot) {
+    Device::run(ForwardJob{inputs.scores, inputs.tau, relaxed, one_hot}, element_of(args.logits), inputs.draw());
+  }
+
+  static Tensor relaxed(const Arguments& args) {
+    const Inputs inputs(args, "tau", /*may_be_zero=*/false);
+    Tensor out = Device::new_like(args.logits);
+    run(inputs, args, output_rows_of(out, inputs.dim), {});
     return out;
   }
 
-  static std::tuple<Tensor, Tensor> one_hot(const Tensor& logits, const OptionalTensor& mask, double tau,
-                                            const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
-                                            const OptionalTensor& row_seeds, const OptionalGenerator& generator,
-                                            std::int64_t dim, bool keep_relaxed, OptionalNumbers numbers) {
-    const Inputs inputs({logits, mask, tau, tau_rows, seed, row_seeds, generator, dim, numbers}, noise, "tau", false);
-    Tensor out = Device::new_like(logits);
-    Tensor relaxed = keep_relaxed ? Device::new_like(logits) : at::empty({0}, logits.options());
-    const Rows relaxed_rows = keep_relaxed ? output_rows_of(relaxed, inputs.dim) : Rows{};
-    const ForwardJob job{inputs.scores, inputs.tau, relaxed_rows, output_rows_of(out, inputs.dim)};
-    Device::run(job, element_of(logits), inputs.draw());
+  static Tensor one_hot(const Arguments& args) {
+    const Inputs inputs(args, "tau", /*may_be_zero=*/false);
+    Tensor out = Device::new_like(args.logits);
+    run(inputs, args, {}, output_rows_of(out, inputs.dim));
+    return out;
+  }
+
+  static std::tuple<Tensor, Tensor> one_hot_relaxed(const Arguments& args) {
+    const Inputs inputs(args, "tau", /*may_be_zero=*/false);
+    Tensor out = Device::new_like(args.logits), relaxed = Device::new_like(args.logits);
+    run(inputs, args, output_rows_of(relaxed, inputs.dim), output_rows_of(out, inputs.dim));
     return {out, relaxed};
   }
 
-  static Tensor index(const Tensor& logits, const OptionalTensor& mask, double temperature,
-                      const OptionalTensor& temperature_rows, OptionalInt seed, const OptionalTensor& row_seeds,
-                      const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples,
-                      OptionalNumbers numbers) {
-    const bool noise = temperature_rows.has_value() || temperature != 0;
-    const Inputs inputs({logits, mask, temperature, temperature_rows, seed, row_seeds, generator, dim, numbers}, noise,
-                        "temperature", true);
-    const auto shape = check_index_shape(logits, inputs.dim, num_samples);
-    Tensor out = at::empty(C10_AS_INTARRAYREF_SLOW(shape), logits.options().dtype(at::kLong));
+  static Tensor index(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+    const Inputs inputs(args, "temperature", /*may_be_zero=*/true);
+    const auto shape = check_index_shape(args.logits, inputs.dim, num_samples);
+    Tensor out = at::empty(C10_AS_INTARRAYREF_SLOW(shape), args.logits.options().dtype(at::kLong));
     IndexJob job{inputs.scores, inputs.tau};
     job.draws = num_samples.has_value() ? num_samples->expect_int() : 1;
     job.out = out.template mutable_data_ptr<std::int64_t>();
-    Device::run(job, element_of(logits), inputs.draw());
+    Device::run(job, element_of(args.logits), inputs.draw());
     return out;
   }
 
@@ -191,9 +189,10 @@ struct DeviceOperators {
   }
 
   static void implement(torch::Library& library) {
-    library.impl("_relaxed", relaxed);
-    library.impl("_one_hot", one_hot);
-    library.impl("_index", index);
+    library.impl("_relaxed", forward_kernel<relaxed>);
+    library.impl("_one_hot", forward_kernel<one_hot>);
+    library.impl("_one_hot_relaxed", forward_kernel<one_hot_relaxed>);
+    library.impl("_index", index_kernel<index>);
     library.impl("_noise", noise);
     library.impl("_backward", backward);
     library.impl("_backward_", backward_in_place);

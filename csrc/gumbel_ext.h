@@ -112,8 +112,13 @@ struct GUMBEL_EXT_API BuildInfo {
   std::string cpu_isa;                ///< the instruction set of the CPU kernels in use
   std::vector<std::string> cpu_isas;  ///< those that this processor could use, the fastest first
   int num_threads;                    ///< torch's threads for one operation
+  std::int64_t cpu_cached_bytes;      ///< what large results on the CPU left behind, kept for the next ones
 };
 GUMBEL_EXT_API BuildInfo build_info();
+
+/// Gives the memory that large results on the CPU left behind back to the system. (What results on a GPU leave is with
+/// torch's own allocator.)
+GUMBEL_EXT_API void empty_cache();
 
 /// The version of gumbel_ext, "major.minor.patch".
 GUMBEL_EXT_API std::string version();

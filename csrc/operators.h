@@ -1,79 +1,105 @@
-// The operators behind the public functions. Devices implement these; autograd wraps them; the public
-// functions (ops.cpp) call them through the dispatcher.
+// The operators behind the public functions. Devices implement these; autograd wraps them; the public functions
+// (gumbel_ext.cpp) call them through the dispatcher.
 #pragma once
 
-#include <ATen/core/Generator.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
-#include <optional>
 #include <tuple>
+
+#include "arguments.h"
 
 namespace gumbel_ext {
 
-using OptionalTensor = std::optional<at::Tensor>;
-using OptionalInt = std::optional<std::int64_t>;
-using OptionalGenerator = std::optional<at::Generator>;
-// How the noise numbers rows that are part of a larger whole: the first row's number and, for each dimension, what a
-// step along it adds (along `dim`, nothing); {}: in C order from 0.
-using OptionalNumbers = at::OptionalSymIntArrayRef;
+// ---- Forward --------------------------------------------------------------------------------------------------------
 
-// gumbel_ext::_relaxed: softmax((logits + noise) / tau), the noise only where `noise` is set.
-using RelaxedSignature = at::Tensor(const at::Tensor& logits, const OptionalTensor& mask, double tau,
-                                    const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
-                                    const OptionalTensor& row_seeds, const OptionalGenerator& generator,
-                                    std::int64_t dim, OptionalNumbers numbers);
-
-// gumbel_ext::_one_hot: one_hot(argmax(logits + noise)), and, with `keep_relaxed`, what _relaxed gives
-// (else an empty tensor).
-using OneHotSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& logits, const OptionalTensor& mask,
-                                                           double tau, const OptionalTensor& tau_rows, bool noise,
-                                                           OptionalInt seed, const OptionalTensor& row_seeds,
-                                                           const OptionalGenerator& generator, std::int64_t dim,
-                                                           bool keep_relaxed, OptionalNumbers numbers);
-
-// gumbel_ext::_index: argmax(logits / temperature + noise).
+// The dispatcher hands arguments over one by one. Here alone they are listed: kernels take Arguments.
+template <typename Result>
+using ForwardSignature = Result(const at::Tensor& logits, const OptionalTensor& mask, double tau,
+                                const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
+                                const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
+                                OptionalNumbers numbers);
 using IndexSignature = at::Tensor(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
                                   const OptionalTensor& temperature_rows, OptionalInt seed,
                                   const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
                                   std::optional<c10::SymInt> num_samples, OptionalNumbers numbers);
 
-// gumbel_ext::_noise: Gumbel noise shaped, typed and placed as `like`, whose values are not read.
-using NoiseSignature = at::Tensor(const at::Tensor& like, OptionalInt seed, const OptionalTensor& row_seeds,
-                                  const OptionalGenerator& generator, OptionalNumbers numbers);
+// What the dispatcher calls for kernel(Arguments), or, of the index, kernel(Arguments, num_samples).
+template <auto kernel>
+auto forward_kernel(const at::Tensor& logits, const OptionalTensor& mask, double tau, const OptionalTensor& tau_rows,
+                    bool noise, OptionalInt seed, const OptionalTensor& row_seeds, const OptionalGenerator& generator,
+                    std::int64_t dim, OptionalNumbers numbers) {
+  return kernel(Arguments{logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim, numbers});
+}
+template <auto kernel>
+at::Tensor index_kernel(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
+                        const OptionalTensor& temperature_rows, OptionalInt seed, const OptionalTensor& row_seeds,
+                        const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples,
+                        OptionalNumbers numbers) {
+  const bool noise = temperature_rows.has_value() || temperature != 0;
+  return kernel(Arguments{logits, mask, temperature, temperature_rows, noise, seed, row_seeds, generator, dim, numbers},
+                num_samples);
+}
 
-// gumbel_ext::_backward: for p = softmax(u / tau), the gradient with respect to u, and with respect to
-// tau, one a row (size 1 along dim, float64). Either is undefined where it is not needed.
-using BackwardSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& grad, const at::Tensor& relaxed,
-                                                             double tau, const OptionalTensor& tau_rows,
-                                                             std::int64_t dim, bool need_logits, bool need_tau);
-
-// gumbel_ext::_backward_: the same, with the gradient with respect to u written over `relaxed`; returns the
-// one with respect to tau.
-using BackwardInPlaceSignature = at::Tensor(const at::Tensor& grad, at::Tensor& relaxed, double tau,
-                                            const OptionalTensor& tau_rows, std::int64_t dim, bool need_tau);
+template <typename Result>
+Result call(const c10::TypedOperatorHandle<ForwardSignature<Result>>& op, const Arguments& args) {
+  return op.call(args.logits, args.mask, args.tau, args.tau_rows, args.noise, args.seed, args.row_seeds, args.generator,
+                 args.dim, args.numbers);
+}
+inline at::Tensor call(const c10::TypedOperatorHandle<IndexSignature>& op, const Arguments& args,
+                       const std::optional<c10::SymInt>& num_samples) {
+  return op.call(args.logits, args.mask, args.tau, args.tau_rows, args.seed, args.row_seeds, args.generator, args.dim,
+                 num_samples, args.numbers);
+}
 
 template <typename Signature>
 c10::TypedOperatorHandle<Signature> find_operator(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
+// softmax((logits + noise) / tau).
 inline const auto& relaxed_operator() {
-  static const auto op = find_operator<RelaxedSignature>("gumbel_ext::_relaxed");
+  static const auto op = find_operator<ForwardSignature<at::Tensor>>("gumbel_ext::_relaxed");
   return op;
 }
+// one_hot(argmax(logits + noise)).
 inline const auto& one_hot_operator() {
-  static const auto op = find_operator<OneHotSignature>("gumbel_ext::_one_hot");
+  static const auto op = find_operator<ForwardSignature<at::Tensor>>("gumbel_ext::_one_hot");
   return op;
 }
+// Both: what _one_hot is where a gradient is wanted.
+inline const auto& one_hot_relaxed_operator() {
+  using Pair = std::tuple<at::Tensor, at::Tensor>;
+  static const auto op = find_operator<ForwardSignature<Pair>>("gumbel_ext::_one_hot_relaxed");
+  return op;
+}
+// argmax(logits / temperature + noise).
 inline const auto& index_operator() {
   static const auto op = find_operator<IndexSignature>("gumbel_ext::_index");
   return op;
 }
+
+// ---- Noise ----------------------------------------------------------------------------------------------------------
+
+// Gumbel noise shaped, typed and placed as `like`, whose values are not read.
+using NoiseSignature = at::Tensor(const at::Tensor& like, OptionalInt seed, const OptionalTensor& row_seeds,
+                                  const OptionalGenerator& generator, OptionalNumbers numbers);
+
 inline const auto& noise_operator() {
   static const auto op = find_operator<NoiseSignature>("gumbel_ext::_noise");
   return op;
 }
+
+// ---- Backward -------------------------------------------------------------------------------------------------------
+
+// For p = softmax(u / tau), the gradient with respect to u, and with respect to tau, one a row (size 1 along dim,
+// float64). Either is undefined where it is not needed.
+using BackwardSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& grad, const at::Tensor& relaxed,
+                                                             double tau, const OptionalTensor& tau_rows,
+                                                             std::int64_t dim, bool need_logits, bool need_tau);
+// The same, with the gradient with respect to u written over `relaxed`; returns the one with respect to tau.
+using BackwardInPlaceSignature = at::Tensor(const at::Tensor& grad, at::Tensor& relaxed, double tau,
+                                            const OptionalTensor& tau_rows, std::int64_t dim, bool need_tau);
+
 inline const auto& backward_operator() {
   static const auto op = find_operator<BackwardSignature>("gumbel_ext::_backward");
   return op;

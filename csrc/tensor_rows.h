@@ -32,8 +32,8 @@ inline RowStrides merged_strides(at::IntArrayRef sizes, at::IntArrayRef strides,
       rows.stride[rows.ndim - 1] = stride;
     } else {
       TORCH_CHECK_NOT_IMPLEMENTED(rows.ndim < kMaxDims, "gumbel_ext: expected at most ", kMaxDims,
-                                  " dimensions that lie apart in memory, got a tensor of shape ", sizes,
-                                  " and strides ", strides);
+                                  " dimensions that cannot be merged, got a tensor of shape ", sizes, " and strides ",
+                                  strides);
       rows.size[rows.ndim] = size;
       rows.stride[rows.ndim++] = stride;
     }

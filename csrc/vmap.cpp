@@ -104,63 +104,58 @@ class Batch {
       c10::DispatchKeySet({c10::DispatchKey::FuncTorchVmapMode, c10::DispatchKey::FuncTorchBatched})};
 };
 
-// The same with the numbers that the call goes on with.
+// The same for a call that may draw noise, and how that goes on to number its rows.
 struct NoisyBatch : Batch {
   c10::SymDimVector own;
   OptionalNumbers numbers;
 
-  NoisyBatch(const Arguments& args, bool noise)
+  NoisyBatch(const Arguments& args)
       : Batch({args.logits, args.mask, args.tau_rows, args.row_seeds}, args.logits,
-              noise && !args.seed.has_value() && !args.row_seeds.has_value()),
+              args.noise && !args.seed.has_value() && !args.row_seeds.has_value()),
         numbers(args.numbers) {
-    if (!*this || !noise || args.row_seeds.has_value()) return;
+    if (!*this || !args.noise || args.row_seeds.has_value()) return;
     own = row_numbering(args.logits, args.dim, args.numbers);
     numbers = c10::SymIntArrayRef(own);
   }
+
+  // op(), called with the whole batch.
+  template <typename Operator, typename... Rest>
+  auto call_whole(const Operator& op, const Arguments& args, const Rest&... rest) const {
+    const Tensor logits = whole(args.logits);
+    const OptionalTensor mask = aligned(args.mask), tau_rows = aligned(args.tau_rows),
+                         row_seeds = per_row(args.row_seeds);
+    return call(op,
+                Arguments{logits, mask, args.tau, tau_rows, args.noise, args.seed, row_seeds, args.generator,
+                          dim(args.dim), numbers},
+                rest...);
+  }
 };
 
-Tensor relaxed_vmap(const Tensor& logits, const OptionalTensor& mask, double tau, const OptionalTensor& tau_rows,
-                    bool noise, OptionalInt seed, const OptionalTensor& row_seeds, const OptionalGenerator& generator,
-                    std::int64_t dim, OptionalNumbers numbers) {
-  const Arguments args{logits, mask, tau, tau_rows, seed, row_seeds, generator, dim, numbers};
+template <auto op>
+Tensor forward_vmap(const Arguments& args) {
   check_arguments(args, "tau", /*may_be_zero=*/false);
-  const NoisyBatch batch(args, noise);
-  return batch.result(relaxed_operator().call(batch.whole(logits), batch.aligned(mask), tau, batch.aligned(tau_rows),
-                                              noise, seed, batch.per_row(row_seeds), generator, batch.dim(dim),
-                                              batch.numbers));
+  const NoisyBatch batch(args);
+  return batch.result(batch.call_whole(op(), args));
 }
 
-std::tuple<Tensor, Tensor> one_hot_vmap(const Tensor& logits, const OptionalTensor& mask, double tau,
-                                        const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
-                                        const OptionalTensor& row_seeds, const OptionalGenerator& generator,
-                                        std::int64_t dim, bool keep_relaxed, OptionalNumbers numbers) {
-  const Arguments args{logits, mask, tau, tau_rows, seed, row_seeds, generator, dim, numbers};
+std::tuple<Tensor, Tensor> one_hot_relaxed_vmap(const Arguments& args) {
   check_arguments(args, "tau", /*may_be_zero=*/false);
-  const NoisyBatch batch(args, noise);
-  const auto [one_hot, relaxed] =
-      one_hot_operator().call(batch.whole(logits), batch.aligned(mask), tau, batch.aligned(tau_rows), noise, seed,
-                              batch.per_row(row_seeds), generator, batch.dim(dim), keep_relaxed, batch.numbers);
-  return {batch.result(one_hot), keep_relaxed ? batch.result(relaxed) : relaxed};
+  const NoisyBatch batch(args);
+  const auto [one_hot, relaxed] = batch.call_whole(one_hot_relaxed_operator(), args);
+  return {batch.result(one_hot), batch.result(relaxed)};
 }
 
-Tensor index_vmap(const Tensor& logits, const OptionalTensor& mask, double temperature,
-                  const OptionalTensor& temperature_rows, OptionalInt seed, const OptionalTensor& row_seeds,
-                  const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples,
-                  OptionalNumbers numbers) {
-  const Arguments args{logits, mask, temperature, temperature_rows, seed, row_seeds, generator, dim, numbers};
-  check_index_shape(logits, check_arguments(args, "temperature", /*may_be_zero=*/true), num_samples);
-  const NoisyBatch batch(args, temperature_rows.has_value() || temperature != 0);
-  const Tensor index = index_operator().call(batch.whole(logits), batch.aligned(mask), temperature,
-                                             batch.aligned(temperature_rows), seed, batch.per_row(row_seeds), generator,
-                                             batch.dim(dim), std::move(num_samples), batch.numbers);
-  return batch.result(index, /*has_classes=*/false);
+Tensor index_vmap(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+  check_index_shape(args.logits, check_arguments(args, "temperature", /*may_be_zero=*/true), num_samples);
+  const NoisyBatch batch(args);
+  return batch.result(batch.call_whole(index_operator(), args, num_samples), /*has_classes=*/false);
 }
 
 Tensor noise_vmap(const Tensor& like, OptionalInt seed, const OptionalTensor& row_seeds,
                   const OptionalGenerator& generator, OptionalNumbers numbers) {
   check_noise(like, seed, row_seeds, generator, numbers);
   const OptionalTensor none;
-  const NoisyBatch batch({like, none, 1, none, seed, row_seeds, generator, -1, numbers}, /*noise=*/true);
+  const NoisyBatch batch({like, none, 1, none, /*noise=*/true, seed, row_seeds, generator, -1, numbers});
   return batch.result(
       noise_operator().call(batch.whole(like), seed, batch.per_row(row_seeds), generator, batch.numbers));
 }
@@ -177,9 +172,10 @@ std::tuple<Tensor, Tensor> backward_vmap(const Tensor& grad, const Tensor& relax
 }  // namespace
 
 TORCH_LIBRARY_IMPL(gumbel_ext, FuncTorchVmapMode, m) {
-  m.impl("_relaxed", relaxed_vmap);
-  m.impl("_one_hot", one_hot_vmap);
-  m.impl("_index", index_vmap);
+  m.impl("_relaxed", forward_kernel<forward_vmap<relaxed_operator>>);
+  m.impl("_one_hot", forward_kernel<forward_vmap<one_hot_operator>>);
+  m.impl("_one_hot_relaxed", forward_kernel<one_hot_relaxed_vmap>);
+  m.impl("_index", index_kernel<index_vmap>);
   m.impl("_noise", noise_vmap);
   m.impl("_backward", backward_vmap);
 }

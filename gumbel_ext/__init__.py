@@ -13,7 +13,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from gumbel_ext import nn
-from gumbel_ext.functional import build_info, gumbel_max, gumbel_noise, gumbel_softmax, softmax, straight_through
+from gumbel_ext.functional import (
+    build_info,
+    empty_cache,
+    gumbel_max,
+    gumbel_noise,
+    gumbel_softmax,
+    softmax,
+    straight_through,
+)
 
 __version__ = (Path(__file__).resolve().parent / "version.txt").read_text().strip()
 
@@ -23,6 +31,7 @@ cmake_prefix_path = str(Path(__file__).resolve().parent)
 __all__ = [
     "build_info",
     "cmake_prefix_path",
+    "empty_cache",
     "gumbel_max",
     "gumbel_noise",
     "gumbel_softmax",

@@ -1,4 +1,4 @@
-"""Loads the compiled module, after a look at whether it fits the torch at hand."""
+"""Loads the compiled module, after a look at whether it fits the installed torch."""
 
 from __future__ import annotations
 

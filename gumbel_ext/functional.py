@@ -151,9 +151,23 @@ def build_info() -> dict[str, Any]:
 
     ``version``; ``torch_version``, the torch it was built for; ``cuda``, whether it holds CUDA kernels;
     ``cpu_isa``, the instruction set of the CPU kernels in use, of ``cpu_isas``, those this processor could
-    use (the environment variable ``GUMBEL_EXT_CPU_ISA`` chooses another); ``num_threads``.
+    use (the environment variable ``GUMBEL_EXT_CPU_ISA`` chooses another); ``num_threads``; ``cpu_cached_bytes``,
+    the memory that `empty_cache` would give back.
     """
     return json.loads(_ops._build_info())
+
+
+def empty_cache() -> None:
+    """Gives the memory that large results on the CPU left behind back to the system.
+
+    It is kept for the next results, up to the environment variable ``GUMBEL_EXT_CPU_KEEP_MB`` (1024 MiB), and is the
+    system's to take whenever memory is short. (What results on a GPU leave is with `torch.cuda.empty_cache`.)
+
+    >>> empty_cache()
+    >>> build_info()["cpu_cached_bytes"]
+    0
+    """
+    _ops.empty_cache()
 
 
 def _through_dispatcher(logits: Tensor) -> bool:

@@ -51,7 +51,7 @@ INPUTS = {
     "long 16-bit rows": Input((2, 5000), torch.bfloat16),
     "float64": Input((4, 300), torch.float64),
     "another dim": Input((300, 40), dim=0),
-    "large result": Input((34, 8192)),  # of more than 1 MiB: from the library's own allocator
+    "large result": Input((1026, 8192)),  # of more than 32 MiB: from the library's own allocator
     "long row": Input((1, 40_000)),  # shared among the threads
     "large workspace": Input((1, 1_100_000), torch.float16),  # of more than 4 MiB: not kept from call to call
     "temperature and seed a row": Input((6, 70), rows=True),

@@ -125,12 +125,12 @@ def test_forward_and_backward(cuda: Any, name: str, dtype: torch.dtype) -> None:
         for noise, taus in ((True, (0.7, None)), (False, (0.7, None)), (True, (1.0, tau))):
             arguments = (x, None, *taus, noise, 11, None, None, -1)
             reach = float(x.double().nan_to_num(neginf=0.0).abs().max() + 25) / 0.4
-            expected, relaxed = cpu._one_hot(*arguments, True)
-            found, found_relaxed = cuda._one_hot(*arguments, True)
+            expected, relaxed = cpu._one_hot_relaxed(*arguments)
+            found, found_relaxed = cuda._one_hot_relaxed(*arguments)
             assert torch.equal(found, expected)
             assert_close(found_relaxed, relaxed, reach)
             assert torch.equal(cuda._relaxed(*arguments), found_relaxed)
-            assert torch.equal(cuda._one_hot(*arguments, False)[0], expected)
+            assert torch.equal(cuda._one_hot(*arguments), expected)
         dy = torch.linspace(-1, 2, x.numel(), dtype=torch.float64).view(x.shape).to(dtype)
         expected_x, expected_tau = cpu._backward(dy, relaxed, 1.0, tau, -1, True, True)
         found_x, found_tau = cuda._backward(dy, relaxed, 1.0, tau, -1, True, True)
@@ -172,8 +172,8 @@ def test_chosen_plans(cuda: Any, limits: tuple[int, int], dtype: torch.dtype) ->
             for options in ((mask.expand(x.shape), 1.0, tau, True, 5, None), (None, 0.6, None, True, None, seeds)):
                 mask_, tau_, rows, noise, seed, row_seeds = options
                 arguments = (view, mask_, tau_, rows, noise, seed, row_seeds, None, dim)
-                hot, relaxed = cuda._one_hot(*arguments, True)
-                expected_hot, expected = cpu._one_hot(*arguments, True)
+                hot, relaxed = cuda._one_hot_relaxed(*arguments)
+                expected_hot, expected = cpu._one_hot_relaxed(*arguments)
                 assert reference.differing(hot, expected_hot) == 0
                 assert_close(relaxed, expected, 1e4)
                 arguments = (view, mask_, tau_, rows, seed, row_seeds, None, dim, 3)
@@ -214,7 +214,7 @@ def test_invalid_temperatures_give_nan(cuda: Any, dtype: torch.dtype) -> None:
     """The host cannot look at a device's tensor of temperatures: a row of a wrong one is NaN, its index 0."""
     x = logits((4, 50), dtype)
     tau = torch.tensor([1.0, 0.0, -1.0, torch.nan])[:, None]
-    hot, relaxed = cuda._one_hot(x, None, 1.0, tau, True, 3, None, None, -1, True)
+    hot, relaxed = cuda._one_hot_relaxed(x, None, 1.0, tau, True, 3, None, None, -1)
     assert not relaxed[0].isnan().any() and not hot[0].isnan().any()
     assert relaxed[1:].isnan().all() and hot[1:].isnan().all()
     assert cuda._index(x, None, 1.0, tau, 3, None, None, -1, None)[2:].tolist() == [0, 0]
@@ -246,7 +246,7 @@ def run_guarded(path: str) -> None:
             mask.fill_(True)
             seeds = fingerprint.guarded((shape[0],), torch.int64).fill_(3)
             for a, m, dim in ((x, mask, 1), (x, mask, 0), (x.T, mask.T, 0), (x[:, -1:], mask[:, -1:], 0)):
-                relaxed = cuda._one_hot(a, m, 0.5, None, True, 1, None, None, dim, True)[1]
+                relaxed = cuda._one_hot_relaxed(a, m, 0.5, None, True, 1, None, None, dim)[1]
                 guarded = fingerprint.guarded(tuple(a.shape), dtype).copy_(relaxed)
                 cuda._backward(guarded, guarded, 0.5, None, dim, True, True)
                 cuda._index(a, m, 0.5, None, 1, None, None, dim, 3)

@@ -214,7 +214,7 @@ def test_nan_infinity_and_ties_as_argmax(row: list[float], padding: int, dtype: 
 def test_ties_of_one_hot_rows_go_to_the_lowest(classes: int, dtype: torch.dtype) -> None:
     """In as many rows as a kernel handles together, and some more; with p kept for a gradient and without.
 
-    The classes lie side by side or apart; there is no noise, or it vanishes in rounding.
+    The classes are contiguous or strided; there is no noise, or it vanishes in rounding.
     """
     level = torch.randint(1, 5, (81, classes), generator=torch.Generator().manual_seed(classes))
     first = torch.from_numpy(level.numpy().argmax(-1))

@@ -1,10 +1,8 @@
 // What a device's tensor side asks of its kernel side: plain pointers and sizes. The same on every device.
 //
-// A row is one categorical variable: the classes along `dim`, at one position of the other
-// dimensions. Rows are numbered in C order over those. Work is cut into
-//   groups  of consecutive rows, handled together so that short rows fill whole vectors (CPU), and
-//   tiles   of kTileClasses classes; where a tile ends depends on nothing but the class, so that sums
-//           have the same order, and values the same bits, however the work is shared out.
+// A row is one categorical variable: the classes along `dim`, at one position of the other dimensions. Rows are
+// numbered in C order over those. Long rows are cut into tiles of kTileClasses classes: where a tile ends depends on
+// nothing but the class, so that sums have the same order, and values the same bits, however the work is shared out.
 #pragma once
 
 #include "portability.h"
@@ -32,6 +30,12 @@ template <>
 struct ComputeType<double> {
   using Type = double;
 };
+template <typename T>
+using Compute = typename ComputeType<T>::Type;
+
+GUMBEL_EXT_INLINE constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
 
 struct Division {
   std::int64_t quotient, remainder;
@@ -91,8 +95,8 @@ struct RowNumbers {
   }
 };
 
-// Where the noise comes from: one seed (or a captured state) and the row's number, or a seed for each row (and
-// row 0).
+// Where the noise comes from: one seed (or a captured state) and the rows' numbers, or a seed for each row, all of
+// which then have number 0.
 struct Noise {
   bool on = false;
   std::uint64_t seed = 0;
@@ -117,9 +121,8 @@ struct RowScalar {
 struct Shape {
   std::int64_t rows = 0;
   std::int64_t classes = 0;
-  std::int64_t group_rows = 1;
   GUMBEL_EXT_INLINE std::int64_t tiles() const {
-    return (classes + kTileClasses - 1) / kTileClasses;
+    return divide_up(classes, kTileClasses);
   }
 };
 
@@ -136,16 +139,12 @@ struct ForwardJob {
   RowScalar tau;
   Rows relaxed;  // softmax(scores / tau), or none
   Rows one_hot;  // one_hot(argmax(scores)), or none
-  // Whether `relaxed` itself, of one row a group, holds the exponentials between the passes; but for those of the
-  // last tile, which are padded.
-  bool in_place = false;
 };
 
 struct IndexJob {
   Scores scores;
   RowScalar temperature;  // divides the logits before the noise; 0: neither division nor noise
   std::int64_t draws = 1;
-  double shift = 0;             // is subtracted from the logits first, where a temperature takes them out of range
   std::int64_t* out = nullptr;  // [rows][draws]
 };
 
@@ -178,12 +177,6 @@ struct TileStats {
   double sum;      // forward: of the exponentials relative to max; backward: of p * grad * kGradientScale
   double log_sum;  // backward: of what the classes add to tau's gradient
   std::int64_t argmax;
-};
-
-// The best class so far.
-struct Best {
-  double score;  // NaN is the largest
-  std::int64_t index;
 };
 
 }  // namespace gumbel_ext

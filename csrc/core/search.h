@@ -1,7 +1,8 @@
 // The search for argmax(logits / temperature + noise), in which most classes need no logarithm.
 #pragma once
 
-#include "softmax.h"
+#include "elementary.h"
+#include "order.h"
 
 namespace gumbel_ext {
 

@@ -1,4 +1,4 @@
-// Softmax's exponentials and the order of scores: what a row kernel needs beside its noise.
+// Softmax's exponentials.
 #pragma once
 
 #include "elementary.h"
@@ -89,24 +89,5 @@ struct Exponential {
     return score == -C(__builtin_inff()) ? C(0) : power;
   }
 };
-
-// A row with NaN, with +infinity or with nothing but -infinity has no softmax.
-GUMBEL_EXT_INLINE bool is_undefined(double max) {
-  return !(max - max == 0);
-}
-
-// A score that comes later in the row beats the best so far. NaN is the largest; the first of equals wins.
-template <typename Score, typename BestScore>
-GUMBEL_EXT_INLINE bool beats(Score score, BestScore best) {
-  return best == best && !(score <= best);
-}
-
-// The same for scores in any order: whether class a of a row wins over class b.
-template <typename C>
-GUMBEL_EXT_INLINE bool wins(C score_a, std::int64_t a, C score_b, std::int64_t b) {
-  const bool a_is_nan = score_a != score_a, b_is_nan = score_b != score_b;
-  if ((a_is_nan && b_is_nan) || score_a == score_b) return a < b;
-  return a_is_nan || (!b_is_nan && score_a > score_b);
-}
 
 }  // namespace gumbel_ext

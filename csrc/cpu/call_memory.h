@@ -3,13 +3,9 @@
 
 #include <c10/core/CPUAllocator.h>
 
-#include "job.h"
+#include "kernels.h"
 
 namespace gumbel_ext::cpu {
-
-inline std::int64_t divide_up(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // A workspace for each part of a call, and memory for each group that is at work at once. Small memory is kept by its
 // thread for the next call.

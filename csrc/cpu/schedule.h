@@ -1,12 +1,11 @@
-// Jobs shared out over torch's threads: over groups of rows, or, where those are few and long, over the
-// tiles of one group after the other.
+// Plans (plan.h) executed on torch's threads.
 //
 // Whatever can fail, memory above all, does so before draw(noise) completes the job's noise.
 #pragma once
 
 #include <functional>
 
-#include "job.h"
+#include "kernels.h"
 
 namespace gumbel_ext::cpu {
 

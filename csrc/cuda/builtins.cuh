@@ -47,7 +47,7 @@ __device__ __forceinline__ V* in_block(V* shared, unsigned rank) {
 
 // Keeps the compiler from computing many addresses beforehand, for which there are no registers.
 template <typename E>
-__device__ __forceinline__ void compute_now(E*& address) {
+__device__ __forceinline__ void materialize(E*& address) {
   asm volatile("" : "+l"(address));
 }
 

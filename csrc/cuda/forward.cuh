@@ -6,6 +6,7 @@
 //                   puts the tiles' statistics together; then every tile is read, and its scores computed, again
 #pragma once
 
+#include "../core/softmax.h"
 #include "scores.cuh"
 
 namespace gumbel_ext::cuda {

@@ -5,15 +5,11 @@
 namespace gumbel_ext::cuda {
 namespace {
 
-std::int64_t divide_up(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-
 int round_up_to_warps(std::int64_t threads) {
   return static_cast<int>(divide_up(threads, kWarp) * kWarp);
 }
 
-// Whether the rows, and not their classes, lie side by side.
+// Whether the rows, and not their classes, are adjacent in memory.
 bool lie_across(const Shape& shape, const Rows& rows) {
   return rows.class_stride != 1 && shape.rows >= 8 && rows.ndim > 0 && rows.stride[rows.ndim - 1] == 1 &&
          rows.size[rows.ndim - 1] >= 8;
@@ -46,7 +42,7 @@ Plan block_plan(std::int64_t classes, int items, int blocks) {
 //   classes             rows                            kernel
 //   to 128              any                             4 to 32 lanes a row, a pack each
 //   to 1024             any                             a warp a row, 8 to 32 classes a lane
-//   to 512              side by side                    a lane of each of 1 to 16 warps, 16 or 32 classes each
+//   to 512              adjacent                        a lane of each of 1 to 16 warps, 16 or 32 classes each
 //   to 8192             any                             a block a row, 16 classes a thread
 //   to 16384            any                             a block a row, 32 classes a thread
 //   above 8192          too few to occupy the device,   a cluster of as many blocks as there may be
@@ -91,9 +87,9 @@ Plan plan_rows(const Shape& shape, const Rows& rows, Element element, const Devi
 //   classes     rows           kernel
 //   to 32       any            4 or 8 lanes a row
 //   to 4096     any            a warp a row
-//   any         side by side   a lane of each of 1 to 8 warps
+//   any         adjacent       a lane of each of 1 to 8 warps
 //   longer      any            a block a row
-// Rows that side by side, or one a block, are too few to occupy the device are cut into parts, each as a row; then
+// Rows that, by 32 or one a block, are too few to occupy the device are cut into parts, each as a row; then
 // one block a row puts them together.
 Plan plan_index(const IndexJob& job, const DeviceLimits& limits) {
   const Shape& shape = job.scores.shape;

@@ -4,12 +4,10 @@
 #include <type_traits>
 
 #include "../core/convert.h"
+#include "../core/fold.h"
 #include "team.cuh"
 
 namespace gumbel_ext::cuda {
-
-template <typename T>
-using Compute = typename ComputeType<T>::Type;
 
 // The classes of a pack: 16 bytes or more of T, and whole Philox counters.
 template <typename T>
@@ -20,7 +18,7 @@ template <typename E>
 struct Row {
   E* data;
   std::int64_t stride;  // from class to class
-  bool packed;          // side by side, and aligned as a pack's accesses need it
+  bool packed;          // contiguous, and aligned as a pack's accesses need it
 
   template <int kClasses>
   __device__ __forceinline__ static Row of(const Rows& rows, std::int64_t row, std::int64_t begin) {
@@ -44,7 +42,7 @@ __device__ __forceinline__ void load_pack(E (&out)[kClasses], const Row<E>& row,
 #pragma unroll
   for (int i = 0; i < kClasses; ++i, from += row.stride) {
     out[i] = filler;
-    compute_now(from);
+    materialize(from);
     if (first + i < count) load_streaming<sizeof(E)>(&out[i], from);
   }
 }
@@ -63,7 +61,7 @@ __device__ __forceinline__ void store_pack(const Row<E>& row, int first, int cou
   E* to = row.data + first * row.stride;
 #pragma unroll
   for (int i = 0; i < kClasses; ++i, to += row.stride) {
-    compute_now(to);
+    materialize(to);
     if (first + i < count) store_streaming<sizeof(E)>(to, &values[i]);
   }
 }
@@ -108,13 +106,6 @@ struct Span {
   }
   __device__ __forceinline__ int first(int pack) const {
     return (pack * team.size() + team.rank()) * kClasses;
-  }
-};
-
-struct Plus {
-  template <typename C>
-  __device__ __forceinline__ C operator()(C a, C b) const {
-    return a + b;
   }
 };
 

@@ -106,7 +106,7 @@ __device__ __forceinline__ Winner<C> winner_of(const C (&scores)[kPacks][kClasse
   return span.team.combine(best, First());
 }
 
-// The row's temperature, NaN where it is none.
+// The row's temperature; NaN in place of an invalid one.
 __device__ __forceinline__ double temperature_of(const RowScalar& tau, std::int64_t row, bool may_be_zero) {
   const double t = tau[row];
   const bool valid = t < __builtin_inf() && (t > 0 || (may_be_zero && t == 0));

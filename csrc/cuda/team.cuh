@@ -148,8 +148,8 @@ struct ClusterTeam {
   }
 };
 
-// One lane of every warp of a block: a warp's lanes serve rows that lie side by side in memory, where the classes of
-// a row lie apart (dim 1 of an image).
+// One lane of every warp of a block: a warp's lanes serve rows that are adjacent in memory, where the classes of a row
+// are strided (dim 1 of an image).
 struct AcrossTeam {
   static constexpr int kMaxThreads = kMaxBlockThreads, kLanes = 1;
   struct Scratch {

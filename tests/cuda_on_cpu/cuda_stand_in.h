@@ -180,7 +180,7 @@ V* in_block(V* shared, unsigned rank) {
   return reinterpret_cast<V*>(t.cluster[rank].shared + offset);
 }
 template <typename E>
-void compute_now(E*&) {
+void materialize(E*&) {
 }
 
 }  // namespace gumbel_ext::cuda

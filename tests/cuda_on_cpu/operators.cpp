@@ -23,7 +23,7 @@ struct CudaOnCpu {
     explicit Guard(at::Device) {
     }
   };
-  static constexpr bool kValuesAtHand = false;
+  static constexpr bool kHostReadsValues = false;
 
   static Tensor new_like(const Tensor& tensor, at::MemoryFormat format = at::MemoryFormat::Preserve) {
     Tensor result = at::empty_like(tensor, format);
@@ -99,9 +99,10 @@ std::int64_t seed_of_state(std::int64_t seed, std::int64_t offset) {
 void take_over() {
   static auto* library =
       new torch::Library(torch::Library::IMPL, "gumbel_ext", c10::DispatchKey::CPU, __FILE__, __LINE__);
-  library->impl("_relaxed", Operators::relaxed);
-  library->impl("_one_hot", Operators::one_hot);
-  library->impl("_index", Operators::index);
+  library->impl("_relaxed", forward_kernel<Operators::relaxed>);
+  library->impl("_one_hot", forward_kernel<Operators::one_hot>);
+  library->impl("_one_hot_relaxed", forward_kernel<Operators::one_hot_relaxed>);
+  library->impl("_index", index_kernel<Operators::index>);
   library->impl("_noise", Operators::noise);
   library->impl("_backward", Operators::backward);
   library->impl("_backward_", backward_in_place);
@@ -115,9 +116,10 @@ TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
     m.def(own.schema().cloneWithName("gumbel_ext_cuda_on_cpu::" + name, ""));
     m.impl(name.c_str(), function);
   };
-  define("_relaxed", Operators::relaxed);
-  define("_one_hot", Operators::one_hot);
-  define("_index", Operators::index);
+  define("_relaxed", forward_kernel<Operators::relaxed>);
+  define("_one_hot", forward_kernel<Operators::one_hot>);
+  define("_one_hot_relaxed", forward_kernel<Operators::one_hot_relaxed>);
+  define("_index", index_kernel<Operators::index>);
   define("_noise", Operators::noise);
   define("_backward", Operators::backward);
   define("_backward_", backward_in_place);

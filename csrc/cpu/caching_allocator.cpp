@@ -1,4 +1,4 @@
-#include "recycling.h"
+#include "caching_allocator.h"
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/Functions.h>
@@ -14,6 +14,7 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 #include <string_view>
@@ -22,7 +23,8 @@
 namespace gumbel_ext::cpu {
 namespace {
 
-constexpr std::size_t kSmallest = std::size_t(1) << 20;  // below this, the usual allocator keeps memory itself
+// Below this, the C library keeps memory itself, and torch's own allocator is as fast.
+constexpr std::size_t kSmallest = std::size_t(32) << 20;
 constexpr std::size_t kHugePage = std::size_t(2) << 20;
 constexpr std::size_t kMostBlocks = 1024;
 
@@ -34,15 +36,23 @@ struct Block {
   Block() = default;
   explicit Block(void* data) : data(data), bytes(usable_size(data)) {
   }
+  // {} where memory is short.
   static Block allocate(std::size_t bytes) {
     void* data = nullptr;
     const std::size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-    const bool found = posix_memalign(&data, kHugePage, rounded) == 0;
-    TORCH_CHECK(found, "gumbel_ext: out of memory for a tensor of ", bytes, " bytes");
+    if (posix_memalign(&data, kHugePage, rounded) != 0) return {};
 #if defined(__linux__)
     madvise(data, rounded, MADV_HUGEPAGE);  // a request: where it is refused, nothing changes
 #endif
     return Block(data);
+  }
+  // Lets the system take the pages when memory is short, until they are written again. Whether it agrees.
+  bool offer() const {
+#if defined(MADV_FREE)
+    return madvise(data, bytes / kHugePage * kHugePage, MADV_FREE) == 0;
+#else
+    return false;
+#endif
   }
 
  private:
@@ -62,6 +72,12 @@ class Kept {
   Kept() {
     blocks_.reserve(kMostBlocks);
   }
+  bool is_on() const {
+    return limit_ > 0;
+  }
+  std::size_t bytes() const {
+    return total_;
+  }
   // A block of at least so many bytes, and not many more; {} where there is none.
   Block take(std::size_t bytes) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
@@ -78,20 +94,25 @@ class Kept {
   }
   void give(Block block) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    if (!lock || block.bytes > limit_) {
+    if (!lock || block.bytes > limit_ || !block.offer()) {
       std::free(block.data);
       return;
     }
-    while (total_ + block.bytes > limit_ || blocks_.size() == kMostBlocks) {
-      total_ -= blocks_.front().bytes;
-      std::free(blocks_.front().data);
-      blocks_.erase(blocks_.begin());
-    }
+    while (total_ + block.bytes > limit_ || blocks_.size() == kMostBlocks) release_oldest();
     blocks_.push_back(block);  // there is room: it allocates nothing, and cannot fail
     total_ += block.bytes;
   }
+  void release() {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    while (lock && !blocks_.empty()) release_oldest();
+  }
 
  private:
+  void release_oldest() {
+    total_ -= blocks_.front().bytes;
+    std::free(blocks_.front().data);
+    blocks_.erase(blocks_.begin());
+  }
   static std::size_t limit() {
     const char* text = std::getenv("GUMBEL_EXT_CPU_KEEP_MB");
     if (text == nullptr || *text == '\0') return kKeptBytes;
@@ -104,7 +125,7 @@ class Kept {
 
   std::mutex mutex_;
   std::vector<Block> blocks_;
-  std::size_t total_ = 0;
+  std::atomic<std::size_t> total_ = 0;
   const std::size_t limit_ = limit();
 };
 
@@ -113,12 +134,17 @@ Kept& kept() {
   return *instance;
 }
 
-class RecyclingAllocator final : public c10::Allocator {
+class CachingAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(std::size_t bytes) override {
     if (bytes < kSmallest) return c10::GetCPUAllocator()->allocate(bytes);
     Block block = kept().take(bytes);
     if (block.data == nullptr) block = Block::allocate(bytes);
+    if (block.data == nullptr) {
+      kept().release();
+      block = Block::allocate(bytes);
+    }
+    TORCH_CHECK(block.data != nullptr, "gumbel_ext: out of memory for a tensor of ", bytes, " bytes");
     c10::profiledCPUMemoryReporter().New(block.data, block.bytes);
     return {block.data, block.data, release, c10::Device(c10::DeviceType::CPU)};
   }
@@ -134,9 +160,9 @@ class RecyclingAllocator final : public c10::Allocator {
 }  // namespace
 
 at::Tensor new_like(const at::Tensor& tensor, at::MemoryFormat format) {
-  kept();  // says what is wrong with the environment, whatever the size
-  if (tensor.nbytes() < kSmallest) return at::empty_like(tensor, format);
-  static RecyclingAllocator allocator;
+  const bool keeps = kept().is_on();  // or says what is wrong with the environment, whatever the size
+  if (!keeps || tensor.nbytes() < kSmallest) return at::empty_like(tensor, format);
+  static CachingAllocator allocator;
   // With empty_like's strides:
   const at::Tensor shape = at::empty_like(tensor, tensor.options().device(at::kMeta), format);
   return at::detail::empty_strided_generic(shape.sizes(), shape.strides(), &allocator,
@@ -145,7 +171,15 @@ at::Tensor new_like(const at::Tensor& tensor, at::MemoryFormat format) {
 
 bool is_private(const at::Tensor& tensor) {
   const c10::DeleterFnPtr deleter = tensor.storage().data_ptr().get_deleter();
-  return deleter == &RecyclingAllocator::release || deleter == c10::GetCPUAllocator()->raw_deleter();
+  return deleter == &CachingAllocator::release || deleter == c10::GetCPUAllocator()->raw_deleter();
+}
+
+std::int64_t kept_bytes() {
+  return static_cast<std::int64_t>(kept().bytes());
+}
+
+void release_kept() {
+  kept().release();
 }
 
 }  // namespace gumbel_ext::cpu

@@ -3,23 +3,10 @@
 
 #include <utility>
 
+#include "../../core/fold.h"
 #include "vec.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
-
-// How lanes are folded. Of two numbers the larger; where the first is NaN, the second.
-struct Larger {
-  template <typename V>
-  GUMBEL_EXT_INLINE V operator()(V a, V b) const {
-    return a > b ? a : b;
-  }
-};
-struct Plus {
-  template <typename V>
-  GUMBEL_EXT_INLINE V operator()(V a, V b) const {
-    return a + b;
-  }
-};
 
 // The lanes folded in halves, to a single one.
 template <typename C, int kCount = kLanes<C>, typename Fold>
@@ -52,13 +39,13 @@ constexpr int kFoldedRows = kLanes<C> / 2;
 #if defined(__AVX2__)
 // `vectors` hold 2 * kWidth lanes of each row, row after row; in the end, one.
 template <int kWidth, typename Half, typename Fold, int... kLane>
-GUMBEL_EXT_INLINE void fold_side_by_side(Half* vectors, Fold fold, std::integer_sequence<int, kLane...> lanes) {
+GUMBEL_EXT_INLINE void fold_rows_halves(Half* vectors, Fold fold, std::integer_sequence<int, kLane...> lanes) {
   for (int i = 0; i < kWidth; ++i) {
     const Half a = vectors[2 * i], b = vectors[2 * i + 1];
     vectors[i] = fold(__builtin_shufflevector(a, b, (kLane / kWidth * 2 * kWidth + kLane % kWidth)...),
                       __builtin_shufflevector(a, b, (kLane / kWidth * 2 * kWidth + kLane % kWidth + kWidth)...));
   }
-  if constexpr (kWidth > 1) fold_side_by_side<kWidth / 2>(vectors, fold, lanes);
+  if constexpr (kWidth > 1) fold_rows_halves<kWidth / 2>(vectors, fold, lanes);
 }
 #endif
 
@@ -74,7 +61,7 @@ GUMBEL_EXT_INLINE void fold_rows(C* out, const Vec<C>* rows, Fold fold) {
     __builtin_memcpy(halves, rows + r, sizeof halves);
     vectors[r] = fold(halves[0], halves[1]);
   }
-  fold_side_by_side<kRows / 2>(vectors, fold, std::make_integer_sequence<int, kRows>());
+  fold_rows_halves<kRows / 2>(vectors, fold, std::make_integer_sequence<int, kRows>());
   __builtin_memcpy(out, vectors, sizeof *vectors);
 #else
   for (int r = 0; r < kRows; ++r) {

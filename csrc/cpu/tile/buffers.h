@@ -1,7 +1,8 @@
 // The layout of a thread's working memory: what a group's tile occupies between its stages.
 #pragma once
 
-#include "layout.h"
+#include "../kernels.h"
+#include "../simd/convert.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
@@ -27,9 +28,9 @@ struct Buffers {
   C* filler;           // [group_rows] and what the others hold
   std::int64_t bytes;
 
-  GUMBEL_EXT_INLINE Buffers(const Shape& shape, Workspace workspace) {
+  GUMBEL_EXT_INLINE Buffers(const Shape& shape, const Plan& plan, Workspace workspace) {
     std::uintptr_t next = reinterpret_cast<std::uintptr_t>(workspace);  // also of no workspace, to know the size
-    const std::int64_t width = tile_width(shape), rows_in_group = shape.group_rows;
+    const std::int64_t width = tile_width(shape), rows_in_group = plan.group_rows;
     const std::int64_t values = rows_in_group * padded<C>(width) + kVecBytes;
     const std::int64_t counters = rows_in_group * ((width + 3) / 4) + kVecBytes;
     const auto take = [&](auto*& pointer, std::int64_t count) __attribute__((always_inline)) {

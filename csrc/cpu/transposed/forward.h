@@ -1,14 +1,15 @@
-// The forward kernel for rows in lanes: what forward.h does, to the same bits.
+// The forward kernel for transposed blocks: what rows/forward.h does, to the same bits.
 #pragma once
 
-#include "../core/softmax.h"
-#include "lanes.h"
+#include "../../core/softmax.h"
+#include "../tile/one_hot.h"
+#include "blocks.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
 // noise[class][row] for the tile, in buffers.noise.
 template <int kRows, typename C, typename Meanwhile>
-GUMBEL_EXT_INLINE void lane_noise(const Noise& noise, const Tile& tile, Buffers<C>& buffers, Meanwhile meanwhile) {
+GUMBEL_EXT_INLINE void block_noise(const Noise& noise, const Tile& tile, Buffers<C>& buffers, Meanwhile meanwhile) {
   const std::int64_t quads = tile.noise_stride() / kPhiloxWords, first_quad = tile.begin / kPhiloxWords;
   std::uint64_t rows[kRows];
   for (int j = 0; j < kRows; ++j) rows[j] = noise.counter_row(tile.first_row + j);
@@ -16,7 +17,7 @@ GUMBEL_EXT_INLINE void lane_noise(const Noise& noise, const Tile& tile, Buffers<
   with_round_keys(
       noise, [&](std::int64_t j) __attribute__((always_inline)) { return load_words(seeds + tile.first_row + j); },
       [&](auto keys_at) __attribute__((always_inline)) {
-        philox_fill_lanes<kRows>(buffers.words, quads, first_quad, 0, rows, keys_at, meanwhile);
+        philox_fill_block<kRows>(buffers.words, quads, first_quad, 0, rows, keys_at, meanwhile);
       });
   words_to_noise(buffers.noise, buffers.words, tile.width * kRows, [&](std::int64_t i) __attribute__((always_inline)) {
     return tail_noise<C>(noise, tile.first_row + i % kRows, tile.begin + i / kRows, 0, buffers.words[i]);
@@ -25,7 +26,7 @@ GUMBEL_EXT_INLINE void lane_noise(const Noise& noise, const Tile& tile, Buffers<
 
 // What is known of a block's rows.
 template <int kRows, typename C>
-struct LaneStats {
+struct BlockStats {
   C max[kRows];     // of the scores; NaN where there is one
   C factor[kRows];  // makes probabilities of the exponentials; NaN where the row is undefined
   C filler[kRows];  // what a one-hot row holds but for its class: 0, or NaN
@@ -34,21 +35,22 @@ struct LaneStats {
 
 // buffers.scores[class][row] = logits (masked) + noise, and their maxima.
 template <int kRows, typename T>
-GUMBEL_EXT_INLINE void score_lanes(const ForwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers,
-                                   LaneStats<kRows, Compute<T>>& stats) {
+GUMBEL_EXT_INLINE void score_block(const ForwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers,
+                                   BlockStats<kRows, Compute<T>>& stats) {
   using C = Compute<T>;
   constexpr int kLane = kLanes<C>;
-  LaneBest<C> best[kRows / kLane];
+  RunningBest<C> best[kRows / kLane];
   const std::int64_t step = kTileClasses / kRows / kPhiloxWords * kPhiloxWords;
   for (std::int64_t begin = 0; begin < tile.width; begin += step) {
     const Tile part = tile.classes(begin, step);
     if (job.scores.noise.on)
-      lane_noise<kRows>(job.scores.noise, part, buffers, part.prefetch<T>(job.scores.logits, job.relaxed, job.one_hot));
+      block_noise<kRows>(job.scores.noise, part, buffers,
+                         part.prefetch<T>(job.scores.logits, job.relaxed, job.one_hot));
     C* values = buffers.scores + begin * kRows;
-    load_lanes<kRows, C, T>(values, job.scores.logits, part);
-    if (job.scores.mask) load_lanes<kRows, C, Allowed<C>>(buffers.staged, job.scores.mask, part);
+    load_block<kRows, C, T>(values, job.scores.logits, part);
+    if (job.scores.mask) load_block<kRows, C, Allowed<C>>(buffers.staged, job.scores.mask, part);
     for (int j = 0; j < kRows; j += kLane) {
-      LaneBest<C> found = best[j / kLane];
+      RunningBest<C> found = best[j / kLane];
       for (std::int64_t k = 0; k < part.width; ++k) {
         const std::int64_t at = k * kRows + j;
         Vec<C> v = load(values + at);
@@ -100,8 +102,8 @@ GUMBEL_EXT_INLINE void exponentiate_vector(C* __restrict scores, std::int64_t cl
 
 // Scores turned into exponentials, and the factor that makes probabilities of them. Requires: no tau is extreme.
 template <int kRows, typename C>
-GUMBEL_EXT_INLINE void exponentiate_lanes(const RowScalar& tau, const Tile& tile, C* scores,
-                                          LaneStats<kRows, C>& stats) {
+GUMBEL_EXT_INLINE void exponentiate_block(const RowScalar& tau, const Tile& tile, C* scores,
+                                          BlockStats<kRows, C>& stats) {
   constexpr int kLane = kLanes<C>;
   const ExponentScale<C> common(tau.value);
   for (int first = 0; first < kRows; first += kLane) {
@@ -114,7 +116,7 @@ GUMBEL_EXT_INLINE void exponentiate_lanes(const RowScalar& tau, const Tile& tile
     }
     exponentiate_vector(scores + first, tile.width, kRows, high, low, reach, stats.max + first);
     double sum[kLane];
-    sum_lanes<C>(tile.width, [&](std::int64_t k) __attribute__((always_inline)) {
+    sum_each_lane<C>(tile.width, [&](std::int64_t k) __attribute__((always_inline)) {
       return load(scores + k * kRows + first);
     }).store(sum);
     for (int j = 0; j < kLane; ++j) {
@@ -127,17 +129,17 @@ GUMBEL_EXT_INLINE void exponentiate_lanes(const RowScalar& tau, const Tile& tile
 
 // softmax(scores / tau) of the tile's rows, and, where wanted, one_hot(argmax(scores)).
 template <int kRows, typename T>
-GUMBEL_EXT_NOINLINE void forward_lanes(const ForwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers) {
+GUMBEL_EXT_NOINLINE void forward_block(const ForwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers) {
   using C = Compute<T>;
-  LaneStats<kRows, C> stats;
-  score_lanes<kRows, T>(job, tile, buffers, stats);
-  exponentiate_lanes<kRows, C>(job.tau, tile, buffers.scores, stats);
-  store_lanes<kRows, T>(job.relaxed, tile, [&](std::int64_t k, std::int64_t j) __attribute__((always_inline)) {
+  BlockStats<kRows, C> stats;
+  score_block<kRows, T>(job, tile, buffers, stats);
+  exponentiate_block<kRows, C>(job.tau, tile, buffers.scores, stats);
+  store_block<kRows, T>(job.relaxed, tile, [&](std::int64_t k, std::int64_t j) __attribute__((always_inline)) {
     return load(buffers.scores + k * kRows + j) * load(stats.factor + j);
   });
   if (!job.one_hot) return;
   if (job.one_hot.class_stride != 1) {
-    store_lanes<kRows, T>(job.one_hot, tile, [&](std::int64_t k, std::int64_t j) __attribute__((always_inline)) {
+    store_block<kRows, T>(job.one_hot, tile, [&](std::int64_t k, std::int64_t j) __attribute__((always_inline)) {
       VecMask<C> argmax;
       __builtin_memcpy(&argmax, stats.argmax + j, sizeof argmax);
       const Vec<C> filler = load(stats.filler + j);
@@ -148,6 +150,15 @@ GUMBEL_EXT_NOINLINE void forward_lanes(const ForwardJob& job, const Tile& tile, 
   for (std::int64_t j = 0; j < kRows; ++j)
     write_hot_row(element<T>(job.one_hot, tile.first_row + j, tile.begin), tile.width,
                   stats.filler[j] == 0 ? std::int64_t{stats.argmax[j]} : -1, stats.filler[j]);
+}
+
+// The tile's rows that fill blocks; returns the others.
+template <typename T>
+GUMBEL_EXT_INLINE Tile forward_blocks(const ForwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers) {
+  return for_each_block<Compute<T>>(tile, job.scores.logits,
+                                    [&](const Tile& block, auto rows) __attribute__((always_inline)) {
+                                      forward_block<rows, T>(job, block, buffers);
+                                    });
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

@@ -27,7 +27,7 @@ const cuda::DeviceLimits& current_limits() {
 
 struct Cuda {
   using Guard = c10::cuda::CUDAGuard;
-  static constexpr bool kValuesAtHand = false;  // reading them would wait for the device
+  static constexpr bool kHostReadsValues = false;  // reading them would wait for the device
 
   static Tensor new_like(const Tensor& tensor, at::MemoryFormat format = at::MemoryFormat::Preserve) {
     return at::empty_like(tensor, format);

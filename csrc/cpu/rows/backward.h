@@ -1,8 +1,9 @@
 // The backward row kernel: softmax's vector-Jacobian product (core/gradient.h).
 #pragma once
 
-#include "../core/gradient.h"
-#include "lanes.h"
+#include "../../core/gradient.h"
+#include "../tile/buffers.h"
+#include "../tile/tile.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
@@ -12,7 +13,7 @@ template <typename T, typename WithElement>
 GUMBEL_EXT_INLINE void stage_backward(const BackwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers,
                                       WithElement with_element) {
   using C = Compute<T>;
-  const bool p_stays = stays<T>(job.relaxed, tile.width), dy_stays = stays<T>(job.grad, tile.width);
+  const bool p_stays = stays_in_tensor<T>(job.relaxed, tile.width), dy_stays = stays_in_tensor<T>(job.grad, tile.width);
   const bool both_stay = p_stays && dy_stays && !job.grad_tau;
   const auto stage = [&](const void** rows, C* staged, const Rows& in, bool stay) __attribute__((always_inline)) {
     stage_rows<T>(rows, staged, in, tile.first_row, tile.rows, tile.begin, tile.width, stay);
@@ -106,46 +107,11 @@ GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile,
   if (job.grad_logits) sink.finish();
 }
 
-// The same for a block of rows in lanes: stage, dot and gradients.
-template <int kRows, typename T>
-GUMBEL_EXT_NOINLINE void backward_lanes(const BackwardJob& job, const Tile& tile, Buffers<Compute<T>>& buffers) {
-  using C = Compute<T>;
-  constexpr int kLane = kLanes<C>;
-  C *const p = buffers.staged, *const dy = buffers.second_staged;
-  load_lanes<kRows, C, T>(p, job.relaxed, tile);
-  load_lanes<kRows, C, T>(dy, job.grad, tile);
-  C scaled_dots[kRows], factors[kRows];
-  const GradientTemperature<C> common(job.tau.value);
-  for (int first = 0; first < kRows; first += kLane) {
-    double sum[kLane];
-    sum_lanes<C>(tile.width, [&](std::int64_t k) __attribute__((always_inline)) {
-      return load(p + k * kRows + first) * load(dy + k * kRows + first);
-    }).store(sum);
-    for (int j = first; j < first + kLane; ++j) {
-      scaled_dots[j] = bounded_dot<C>(scaled_dot(sum[j - first], p + j, dy + j, tile.width, kRows));
-      factors[j] = job.tau.rows ? GradientTemperature<C>(job.tau.rows[tile.first_row + j]).factor : common.factor;
-    }
-  }
-  store_lanes<kRows, T>(job.grad_logits, tile, [&](std::int64_t k, std::int64_t first) __attribute__((always_inline)) {
-    const C *some_p = p + k * kRows + first, *some_dy = dy + k * kRows + first;
-    return by_parts<Vec<C>>(GradientOfLogit(), load(some_p), load(some_dy), load(scaled_dots + first),
-                            load(factors + first));
-  });
-}
-
+// A tile of some rows: all of the work where it is their only tile, else <p, dy>.
 template <typename T>
-void backward_tile(const BackwardJob& job, const GroupState& group, std::int64_t tile_index, Workspace workspace) {
-  using C = Compute<T>;
-  Tile tile(job.shape, group, tile_index);
-  Buffers<C> buffers(job.shape, workspace);
-  const bool is_extreme = any_row(job.tau, tile, [](double tau) { return is_extreme_for_gradient<C>(tau); });
-  if (belongs_in_lanes<C>(job.relaxed, job.shape.classes, 0) && !job.grad_tau && !is_extreme) {
-    for_lane_blocks<C>(tile, job.relaxed, [&](const Tile& block, auto rows) __attribute__((always_inline)) {
-      backward_lanes<rows, T>(job, block, buffers);
-    });
-    if (tile.rows == 0) return;
-  }
-  TileStats* stats = group.stats + tile_index * group.rows;
+GUMBEL_EXT_INLINE void backward_rows(const BackwardJob& job, const GroupState& group, const Tile& tile,
+                                     Buffers<Compute<T>>& buffers) {
+  TileStats* stats = group.stats + tile.index() * group.rows;
   stage_backward<T>(job, tile, buffers, [&](auto element) __attribute__((always_inline)) {
     using E = decltype(element);
     dot_rows<E>(job.tau, tile, buffers, stats);
@@ -165,10 +131,11 @@ void backward_combine(const BackwardJob& job, const GroupState& group) {
 }
 
 template <typename T>
-void backward_finish(const BackwardJob& job, const GroupState& group, std::int64_t tile_index, Workspace workspace) {
+void backward_finish(const BackwardJob& job, const Plan& plan, const GroupState& group, std::int64_t tile_index,
+                     Workspace workspace) {
   using C = Compute<T>;
   const Tile tile(job.shape, group, tile_index);
-  Buffers<C> buffers(job.shape, workspace);
+  Buffers<C> buffers(job.shape, plan, workspace);
   stage_backward<T>(job, tile, buffers, [&](auto element) __attribute__((always_inline)) {
     write_gradients<T, decltype(element)>(job, tile, buffers, group.stats + tile_index * group.rows,
                                           [&](std::int64_t r)

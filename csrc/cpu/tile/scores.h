@@ -1,59 +1,13 @@
 // The first stages of every operation: noise for a tile of a group, and logits + noise.
 #pragma once
 
-#include "../core/gumbel.h"
-#include "philox_fill.h"
-#include "prefetch.h"
-#include "reduce.h"
-#include "workspace.h"
+#include "../../core/gumbel.h"
+#include "../simd/philox.h"
+#include "../simd/reduce.h"
+#include "buffers.h"
+#include "tile.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
-
-// A tile of a group: rows [first_row, first_row + rows) x classes [begin, begin + width).
-struct Tile {
-  std::int64_t first_row;
-  std::int64_t rows;
-  std::int64_t begin;
-  std::int64_t width;
-
-  GUMBEL_EXT_INLINE Tile(const Shape& shape, const GroupState& group, std::int64_t tile)
-      : first_row(group.first_row), rows(group.rows), begin(tile * kTileClasses) {
-    const std::int64_t left = shape.classes - begin;
-    width = left < kTileClasses ? left : kTileClasses;
-  }
-  GUMBEL_EXT_INLINE Tile(std::int64_t first_row, std::int64_t rows, std::int64_t begin, std::int64_t width)
-      : first_row(first_row), rows(rows), begin(begin), width(width) {
-  }
-  // Up to `n` of the tile's classes.
-  GUMBEL_EXT_INLINE Tile classes(std::int64_t first, std::int64_t n) const {
-    return {first_row, rows, begin + first, width - first < n ? width - first : n};
-  }
-  // `n` of its rows.
-  GUMBEL_EXT_INLINE Tile some_rows(std::int64_t first, std::int64_t n) const {
-    return {first_row + first, n, begin, width};
-  }
-  template <typename T>
-  GUMBEL_EXT_INLINE RowSink<T> sink(const Rows& out, Compute<T>* scratch, bool in_place = false) const {
-    return RowSink<T>(out, first_row, rows, begin, width, scratch, in_place);
-  }
-  template <typename T, typename... Tensors>
-  GUMBEL_EXT_INLINE Prefetch<T, sizeof...(Tensors)> prefetch(const Tensors&... tensors) const {
-    return {first_row, rows, begin, width, tensors...};
-  }
-  // Classes a row takes up in the noise buffers: whole Philox counters.
-  GUMBEL_EXT_INLINE std::int64_t noise_stride() const {
-    return round_up(width, kPhiloxWords);
-  }
-};
-
-// Whether that holds of any of the tile's temperatures.
-template <typename Holds>
-GUMBEL_EXT_INLINE bool any_row(const RowScalar& tau, const Tile& tile, Holds holds) {
-  if (!tau.rows) return holds(tau.value);
-  for (std::int64_t r = 0; r < tile.rows; ++r)
-    if (holds(tau.rows[tile.first_row + r])) return true;
-  return false;
-}
 
 GUMBEL_EXT_INLINE std::uint64_t seed_of(const Noise& noise, std::int64_t row) {
   return noise.row_seeds ? static_cast<std::uint64_t>(noise.row_seeds[row]) : noise.seed;
@@ -142,7 +96,7 @@ GUMBEL_EXT_INLINE void stage_logits(const Rows& logits, const Rows& mask, const 
                                     Buffers<Compute<T>>& buffers) {
   using C = Compute<T>;
   stage_rows<T>(buffers.rows, buffers.staged, logits, tile.first_row, tile.rows, tile.begin, tile.width,
-                stays<T>(logits, tile.width));
+                stays_in_tensor<T>(logits, tile.width));
   if (!mask) return;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const std::uint8_t* row = element<std::uint8_t>(mask, tile.first_row + r, tile.begin);
@@ -165,7 +119,7 @@ GUMBEL_EXT_INLINE void stage_logits(const Rows& logits, const Rows& mask, const 
 
 // The maximum of every lane's scores but NaN, and which lanes met NaN.
 template <typename C>
-struct LaneMax {
+struct RunningMax {
   Vec<C> max = broadcast(-C(__builtin_inff()));
   VecMask<C> nan = {};
 
@@ -173,7 +127,7 @@ struct LaneMax {
     max = by_parts<Vec<C>>(Larger(), scores, max);
     nan |= is_nan<C>(scores);
   }
-  GUMBEL_EXT_INLINE void take(const LaneMax& other) {
+  GUMBEL_EXT_INLINE void take(const RunningMax& other) {
     max = by_parts<Vec<C>>(Larger(), other.max, max);
     nan |= other.nan;
   }
@@ -181,16 +135,16 @@ struct LaneMax {
 
 // The maximum of all lanes; NaN where there is one.
 template <typename C>
-GUMBEL_EXT_INLINE C row_max(const LaneMax<C>& lanes) {
+GUMBEL_EXT_INLINE C row_max(const RunningMax<C>& lanes) {
   return any_lane<C>(lanes.nan) ? C(__builtin_nanf("")) : fold_vector<C>(lanes.max, Larger());
 }
 
 // scores[k] = logits[k] (+ noise[k]), and their maximum. Pads to a whole vector with -infinity.
 template <typename C, typename T>
-GUMBEL_EXT_INLINE LaneMax<C> add_noise(C* scores, const T* logits, const C* noise, std::int64_t n) {
+GUMBEL_EXT_INLINE RunningMax<C> add_noise(C* scores, const T* logits, const C* noise, std::int64_t n) {
   constexpr std::int64_t kLane = kLanes<C>, kPart = kPartLanes<C>;
   constexpr int kRuns = 4;  // maxima of every fourth register: one would wait for itself
-  LaneMax<C> found;
+  RunningMax<C> found;
   std::int64_t k = 0;
   const auto add_runs = [&](auto score) __attribute__((always_inline)) {
     Part<Vec<C>> max[kRuns];
@@ -205,7 +159,7 @@ GUMBEL_EXT_INLINE LaneMax<C> add_noise(C* scores, const T* logits, const C* nois
         nan[run] |= v != v;
       }
     for (int run = 0; run < kRuns; run += kVecBytes / kRegisterBytes) {
-      LaneMax<C> runs;
+      RunningMax<C> runs;
       __builtin_memcpy(&runs.max, max + run, sizeof runs.max);
       __builtin_memcpy(&runs.nan, nan + run, sizeof runs.nan);
       found.take(runs);

@@ -1,25 +1,17 @@
-// Rows in lanes: a block of kRows rows, whole vectors, a row in each lane. What folds a row's lanes elsewhere is
-// arithmetic between vectors here, in the same order and so to the same bits.
+// Transposed blocks: kRows rows, whole vectors of them, a row in each lane. What folds the lanes of a row's vectors in
+// rows/ is arithmetic between vectors here, in the same order and so to the same bits.
 //
 // A block's buffers are [class][row]: class k of row j is at k * kRows + j.
 #pragma once
 
-#include "scores.h"
+#include "../tile/scores.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
-// Whether rows of a single tile are best handled so, by measurement: those whose classes lie apart; and, of those whose
-// classes lie side by side, those of up to `vectors` vectors, for which transpositions cost less than what is done once
-// a row.
-template <typename C>
-GUMBEL_EXT_INLINE bool belongs_in_lanes(const Rows& rows, std::int64_t classes, int vectors) {
-  return classes <= (rows.class_stride == 1 ? vectors * kLanes<C> : kTileClasses);
-}
-
-// A block whose classes lie apart, as runs of rows side by side: one, but where rows cross from one position of an
-// outer dimension to the next. Of several, none goes from one vector to the next.
+// A block whose classes are strided, as runs of adjacent rows: one, but where rows cross from one position of an outer
+// dimension to the next. Of several, none goes from one vector to the next.
 template <typename T, int kRows>
-struct LaneRuns {
+struct BlockRuns {
   static constexpr int kLane = kLanes<Compute<T>>;
   struct Run {
     T* first_lane;  // where the vector's first lane would be
@@ -28,12 +20,12 @@ struct LaneRuns {
   Run run[kRows];
   int count = 0;
 
-  GUMBEL_EXT_INLINE LaneRuns(const Rows& tensor, const Tile& tile) {
-    const bool together = neighbours(tensor, tile.first_row, kRows, kRows) == kRows;
+  GUMBEL_EXT_INLINE BlockRuns(const Rows& tensor, const Tile& tile) {
+    const bool together = adjacent_rows(tensor, tile.first_row, kRows, kRows) == kRows;
     for (std::int64_t row = 0; row < kRows; row += run[count++].rows) {
       const std::int64_t lane = row % kLane, most = together ? kRows : kLane - lane;
       run[count] = {element<T>(tensor, tile.first_row + row, tile.begin) - lane, row - lane, lane,
-                    neighbours(tensor, tile.first_row + row, most, most)};
+                    adjacent_rows(tensor, tile.first_row + row, most, most)};
     }
   }
 };
@@ -48,7 +40,7 @@ GUMBEL_EXT_INLINE void for_each_step(std::int64_t n, Op op) {
 
 // out[class][row] for the tile.
 template <int kRows, typename C, typename T>
-GUMBEL_EXT_INLINE void load_lanes(C* out, const Rows& in, const Tile& tile) {
+GUMBEL_EXT_INLINE void load_block(C* out, const Rows& in, const Tile& tile) {
   constexpr int kLane = kLanes<C>;
   if (in.class_stride == 1) {
     for (int first = 0; first < kRows; first += kLane) {
@@ -63,7 +55,7 @@ GUMBEL_EXT_INLINE void load_lanes(C* out, const Rows& in, const Tile& tile) {
     }
     return;
   }
-  const LaneRuns<T, kRows> runs(in, tile);
+  const BlockRuns<T, kRows> runs(in, tile);
   if (runs.count == 1) {
     const T* row = runs.run[0].first_lane;
     for (std::int64_t k = 0; k < tile.width; ++k, row += in.class_stride)
@@ -82,7 +74,7 @@ GUMBEL_EXT_INLINE void load_lanes(C* out, const Rows& in, const Tile& tile) {
 
 // Class k of the tile's rows from j on becomes value(k, j), a vector.
 template <int kRows, typename T, typename Value>
-GUMBEL_EXT_INLINE void store_lanes(const Rows& out, const Tile& tile, Value value) {
+GUMBEL_EXT_INLINE void store_block(const Rows& out, const Tile& tile, Value value) {
   using C = Compute<T>;
   constexpr int kLane = kLanes<C>;
   if (out.class_stride == 1) {
@@ -98,7 +90,7 @@ GUMBEL_EXT_INLINE void store_lanes(const Rows& out, const Tile& tile, Value valu
     }
     return;
   }
-  const LaneRuns<T, kRows> runs(out, tile);
+  const BlockRuns<T, kRows> runs(out, tile);
   if (runs.count == 1) {
     T* row = runs.run[0].first_lane;
     for (std::int64_t k = 0; k < tile.width; ++k, row += out.class_stride)
@@ -115,7 +107,7 @@ GUMBEL_EXT_INLINE void store_lanes(const Rows& out, const Tile& tile, Value valu
 
 // What sum_chunks makes of the row in each lane, of classes term(0) .. term(n - 1).
 template <typename C, typename Term>
-GUMBEL_EXT_INLINE LaneSums<C> sum_lanes(std::int64_t n, Term term) {
+GUMBEL_EXT_INLINE LaneSums<C> sum_each_lane(std::int64_t n, Term term) {
   constexpr int kChunk = kLanes<C>, kTotals = kLanes<double>;
   LaneSums<C> total[kTotals];
   for_each_step<kRun * kChunk>(n, [&](std::int64_t first, auto count) __attribute__((always_inline)) {
@@ -139,9 +131,9 @@ GUMBEL_EXT_INLINE LaneSums<C> sum_lanes(std::int64_t n, Term term) {
 
 // Every lane's maximum but NaN, the first class that has it, and which lanes met NaN.
 template <typename C>
-class LaneBest {
+class RunningBest {
  public:
-  GUMBEL_EXT_INLINE LaneBest() {
+  GUMBEL_EXT_INLINE RunningBest() {
     for (int i = 0; i < kParts; ++i) {
       max_[i] = -C(__builtin_inff()) - Part<Vec<C>>{};
       argmax_[i] = nan_[i] = Part<VecMask<C>>{};
@@ -172,21 +164,22 @@ class LaneBest {
 };
 
 // Hands the tile's rows to op(block, rows), in blocks of as many rows as the constant `rows` says, for as long as they
-// fill vectors; the others remain. Where the classes of `tensor` lie apart, wide blocks lie within a run of neighbours,
-// and single vectors cross from one to the next.
+// fill vectors; returns the others. Where the classes of `tensor` are strided, wide blocks lie within a run of adjacent
+// rows, and single vectors cross from one to the next.
 template <typename C, typename Op>
-GUMBEL_EXT_INLINE void for_lane_blocks(Tile& tile, const Rows& tensor, Op op) {
-  constexpr int kVector = kLanes<C>, kWide = kLaneVectors * kVector;
+GUMBEL_EXT_INLINE Tile for_each_block(Tile tile, const Rows& tensor, Op op) {
+  constexpr int kVector = kLanes<C>, kWide = kBlockVectors * kVector;
   const auto next = [&](auto rows) __attribute__((always_inline)) {
     op(tile.some_rows(0, rows), rows);
     tile = tile.some_rows(rows, tile.rows - rows);
   };
   while (tile.rows >= kVector) {
-    if (neighbours(tensor, tile.first_row, tile.rows, kWide) == kWide)
+    if (adjacent_rows(tensor, tile.first_row, tile.rows, kWide) == kWide)
       next(Constant<kWide>());
     else
       next(Constant<kVector>());
   }
+  return tile;
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

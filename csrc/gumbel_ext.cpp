@@ -1,12 +1,14 @@
-// Schemas, and the public C++ functions, which call the dispatcher.
+// The public functions: from C++ by name, from everywhere else as operators (schemas.cpp).
+#include "gumbel_ext.h"
+
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 #include <torch/version.h>
 
 #include "checks.h"
-#include "cpu/capability.h"
-#include "gumbel_ext.h"
+#include "cpu/caching_allocator.h"
+#include "cpu/select_kernels.h"
 #include "operators.h"
 
 namespace gumbel_ext {
@@ -34,25 +36,21 @@ void check_kind(const at::Tensor& logits, const char* temperature_name, const Te
   if (seed.rows) check_dense("seed", *seed.rows);
 }
 
-at::Tensor relaxed(const at::Tensor& logits, const Temperature& tau, std::int64_t dim, const OptionalTensor& mask,
-                   bool noise, const Seed& seed, const OptionalGenerator& generator) {
+// `op` is _relaxed or _one_hot.
+at::Tensor forward(const c10::TypedOperatorHandle<ForwardSignature<at::Tensor>>& op, const at::Tensor& logits,
+                   const Temperature& tau, std::int64_t dim, const OptionalTensor& mask, bool noise, const Seed& seed,
+                   const OptionalGenerator& generator) {
   check_kind(logits, "tau", tau, mask, seed);
-  return relaxed_operator().call(logits, mask, tau.number, tau.rows, noise, seed.number, seed.rows, generator, dim, {});
-}
-
-at::Tensor one_hot(const at::Tensor& logits, const Temperature& tau, std::int64_t dim, const OptionalTensor& mask,
-                   bool noise, const Seed& seed, const OptionalGenerator& generator) {
-  check_kind(logits, "tau", tau, mask, seed);
-  return std::get<0>(one_hot_operator().call(logits, mask, tau.number, tau.rows, noise, seed.number, seed.rows,
-                                             generator, dim, /*keep_relaxed=*/false, {}));
+  return call(op, {logits, mask, tau.number, tau.rows, noise, seed.number, seed.rows, generator, dim, {}});
 }
 
 at::Tensor index(const at::Tensor& logits, const Temperature& temperature, std::int64_t dim,
-                 std::optional<c10::SymInt> num_samples, const OptionalTensor& mask, const Seed& seed,
+                 const std::optional<c10::SymInt>& num_samples, const OptionalTensor& mask, const Seed& seed,
                  const OptionalGenerator& generator) {
   check_kind(logits, "temperature", temperature, mask, seed);
-  return index_operator().call(logits, mask, temperature.number, temperature.rows, seed.number, seed.rows, generator,
-                               dim, std::move(num_samples), {});
+  return call(index_operator(),
+              {logits, mask, temperature.number, temperature.rows, true, seed.number, seed.rows, generator, dim, {}},
+              num_samples);
 }
 
 at::Tensor noise(c10::SymIntArrayRef size, const Seed& seed, const OptionalGenerator& generator,
@@ -67,17 +65,18 @@ at::Tensor noise(c10::SymIntArrayRef size, const Seed& seed, const OptionalGener
 }  // namespace
 
 at::Tensor softmax(const at::Tensor& logits, const Temperature& tau, std::int64_t dim, const OptionalTensor& mask) {
-  return relaxed(logits, tau, dim, mask, /*noise=*/false, {}, {});
+  return forward(relaxed_operator(), logits, tau, dim, mask, /*noise=*/false, {}, {});
 }
 
 at::Tensor straight_through(const at::Tensor& logits, const Temperature& tau, std::int64_t dim,
                             const OptionalTensor& mask) {
-  return one_hot(logits, tau, dim, mask, /*noise=*/false, {}, {});
+  return forward(one_hot_operator(), logits, tau, dim, mask, /*noise=*/false, {}, {});
 }
 
 at::Tensor gumbel_softmax(const at::Tensor& logits, const Temperature& tau, bool hard, std::int64_t dim,
                           const OptionalTensor& mask, const Seed& seed, const OptionalGenerator& generator) {
-  return (hard ? one_hot : relaxed)(logits, tau, dim, mask, /*noise=*/true, seed, generator);
+  const auto& op = hard ? one_hot_operator() : relaxed_operator();
+  return forward(op, logits, tau, dim, mask, /*noise=*/true, seed, generator);
 }
 
 at::Tensor gumbel_max(const at::Tensor& logits, const Temperature& temperature, std::int64_t dim,
@@ -107,77 +106,18 @@ BuildInfo build_info() {
   info.cpu_isa = cpu::kernel_table().isa;
   for (const auto* table : cpu::available_kernels()) info.cpu_isas.emplace_back(table->isa);
   info.num_threads = at::get_num_threads();
+  info.cpu_cached_bytes = cpu::kept_bytes();
   return info;
 }
 
-// The same as JSON, for Python.
-std::string build_info_json() {
-  const BuildInfo info = build_info();
-  std::string isas;
-  for (const std::string& isa : info.cpu_isas) isas += (isas.empty() ? "\"" : ", \"") + isa + "\"";
-  return "{\"version\": \"" + info.version + "\", \"torch_version\": \"" + info.torch_version +
-         "\", \"cuda\": " + (info.cuda ? "true" : "false") + ", \"cpu_isa\": \"" + info.cpu_isa +
-         "\", \"cpu_isas\": [" + isas + "], \"num_threads\": " + std::to_string(info.num_threads) + "}";
+void empty_cache() {
+  cpu::release_kept();
 }
 
-// Each public operator has an overload for a tensor and for a number, of the temperature and of the seed; those
-// for tensors come first, since the first that fits is called and a tensor of one element fits a number too.
-TORCH_LIBRARY(gumbel_ext, m) {
-  const auto define = [&](const std::string& schema, bool random) {
-    const std::vector<at::Tag> pure_tags = {at::Tag::pt2_compliant_tag};
-    const std::vector<at::Tag> random_tags = {at::Tag::pt2_compliant_tag, at::Tag::nondeterministic_seeded};
-    m.def(schema.c_str(), random ? random_tags : pure_tags);
-  };
-  struct Overload {
-    std::string name, temperature, seed;
-  };
-  const std::string number = "float NAME=1.0", tensor = "Tensor NAME";
-  const auto named = [](std::string argument, const char* name) {
-    return argument.replace(argument.find("NAME"), 4, name);
-  };
+// ---- As operators: Tau and SeedArgument are a number or a tensor ----------------------------------------------------
 
-  for (const auto& [name, temperature] : {std::pair{".tau_tensor", tensor}, std::pair{"", number}})
-    for (const std::string op : {"softmax", "straight_through"})
-      define(
-          op + name + "(Tensor logits, " + named(temperature, "tau") + ", *, int dim=-1, Tensor? mask=None) -> Tensor",
-          false);
-  const Overload overloads[] = {{".tensors", tensor, "Tensor seed"},
-                                {".tau_tensor", tensor, "int? seed=None"},
-                                {".seed_tensor", number, "Tensor seed"},
-                                {"", number, "int? seed=None"}};
-  for (const auto& [name, temperature, seed] : overloads) {
-    const std::string rest = ", Tensor? mask=None, " + seed + ", Generator? generator=None) -> Tensor";
-    define("gumbel_softmax" + name + "(Tensor logits, " + named(temperature, "tau") +
-               ", bool hard=False, *, int dim=-1" + rest,
-           true);
-    define("gumbel_max" + name + "(Tensor logits, " + named(temperature, "temperature") +
-               ", *, int dim=-1, SymInt? num_samples=None" + rest,
-           true);
-  }
-  for (const auto& [name, seed] : {std::pair{".seed_tensor", "Tensor seed"}, std::pair{"", "int? seed=None"}})
-    define(std::string("gumbel_noise") + name + "(SymInt[] size, *, " + seed +
-               ", Generator? generator=None, ScalarType? dtype=None, Device? device=None) -> Tensor",
-           true);
+namespace {
 
-  m.def("_build_info() -> str", build_info_json);
-  const std::string source = "int? seed, Tensor? row_seeds, Generator? generator", numbers = ", SymInt[]? numbers=None";
-  const std::string inputs =
-      "(Tensor logits, Tensor? mask, float tau, Tensor? tau_rows, bool noise, " + source + ", int dim";
-  define("_relaxed" + inputs + numbers + ") -> Tensor", true);
-  define("_one_hot" + inputs + ", bool keep_relaxed" + numbers + ") -> (Tensor, Tensor)", true);
-  define("_index(Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, " + source +
-             ", int dim, SymInt? num_samples" + numbers + ") -> Tensor",
-         true);
-  define("_noise(Tensor like, " + source + numbers + ") -> Tensor", true);
-  define(
-      "_backward(Tensor grad, Tensor relaxed, float tau, Tensor? tau_rows, int dim, bool need_logits, "
-      "bool need_tau) -> (Tensor, Tensor)",
-      false);
-  define("_backward_(Tensor grad, Tensor(a!) relaxed, float tau, Tensor? tau_rows, int dim, bool need_tau) -> Tensor",
-         false);
-}
-
-// The overloads: Tau and SeedArgument are a number or a tensor.
 template <typename Tau>
 at::Tensor softmax_overload(const at::Tensor& logits, Tau tau, std::int64_t dim, const OptionalTensor& mask) {
   return softmax(logits, tau, dim, mask);
@@ -220,6 +160,8 @@ void implement(torch::Library& m) {
   m.impl("gumbel_noise", gumbel_noise_overload<OptionalInt>);
   m.impl("gumbel_noise.seed_tensor", gumbel_noise_overload<Rows>);
 }
+
+}  // namespace
 
 TORCH_LIBRARY_IMPL(gumbel_ext, CompositeImplicitAutograd, m) {
   implement(m);

@@ -56,8 +56,8 @@ GUMBEL_EXT_INLINE Vec<C> broadcast(C value) {
   return value - Vec<C>{};
 }
 
-// op(vectors...), part by part where a register holds no whole vector: compilers would take a comparison or a
-// selection of whole vectors apart lane by lane.
+// op(vectors...), a register's part at a time: of vectors longer than a register, compilers would take comparisons and
+// selections apart lane by lane.
 template <typename V>
 struct PartOf {
   typedef std::remove_reference_t<decltype(V{}[0])> Type __attribute__((vector_size(kRegisterBytes)));

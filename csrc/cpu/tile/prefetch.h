@@ -1,8 +1,8 @@
 // Memory that a tile is about to touch, asked for while its words are computed.
 #pragma once
 
-#include "layout.h"
-#include "philox_fill.h"
+#include "../simd/philox.h"
+#include "staging.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
@@ -35,15 +35,15 @@ class Prefetch {
 
  private:
   static constexpr int kLine = 64;
-  // What a step's words stand for, in dense rows, which is as many lines as rows side by side have that fill lines.
+  // As many lines as the elements that a step's words are for fill.
   static constexpr int kLinesAStep = (kPhiloxWords * kPhiloxLanes * int(sizeof(T)) + kLine - 1) / kLine;
-  // Rows side by side have runs of lines, one for each class; else there is no end of a run.
+  // Adjacent rows with strided classes have runs of lines, one for each class; else there is no end of a run.
   struct Lines {
     const char* next;
     std::int64_t distance, to_next_run = 0;
   };
 
-  // Lines of `rows` elements side by side.
+  // Cache lines that `rows` contiguous elements take up.
   static GUMBEL_EXT_INLINE std::int64_t lines_of(std::int64_t rows) {
     return (rows * std::int64_t(sizeof(T)) + kLine - 1) / kLine;
   }
@@ -54,7 +54,7 @@ class Prefetch {
     const char* start = reinterpret_cast<const char*>(element<T>(tensor, first, begin));
     if (rows == 1 ? tensor.class_stride == 1 : is_dense(tensor, n)) return {start, kLine};
     const std::int64_t stride = tensor.class_stride * std::int64_t(sizeof(T));
-    const std::int64_t together = neighbours(tensor, first, rows, rows), lines = lines_of(together);
+    const std::int64_t together = adjacent_rows(tensor, first, rows, rows), lines = lines_of(together);
     // The line that a run ends in: the one it begins in was touched with the rows before.
     start += (lines == 1 ? together * std::int64_t(sizeof(T)) : kLine) - 1;
     if (lines == 1) return {start, together > 1 ? stride : 0};

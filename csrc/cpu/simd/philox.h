@@ -4,14 +4,14 @@
 // so the upper halves may hold anything until a word is stored: no masking inside the rounds.
 #pragma once
 
-#include "../core/philox.h"
+#include "../../core/philox.h"
 #include "isa.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
 typedef std::uint64_t Words __attribute__((vector_size(kRegisterBytes)));
 constexpr int kPhiloxLanes = sizeof(Words) / sizeof(std::uint64_t);
-// Fillers write whole vectors: buffers need room past the last counter (workspace.h).
+// Fillers write whole vectors: buffers need room past the last counter (tile/buffers.h).
 
 // The 64-bit products of the lanes' low halves. (A plain `*` would compile to a 64-bit multiply, which
 // costs three times as much.)
@@ -33,7 +33,7 @@ GUMBEL_EXT_INLINE Words load_words(const std::uint64_t* p) {
   return v;
 }
 
-// a0 b0 a1 b1 ... : lane by lane, so that a counter's four words come to lie side by side.
+// a0 b0 a1 b1 ... : lane by lane, so that a counter's four words become adjacent.
 GUMBEL_EXT_INLINE void store_interleaved(std::uint32_t* out, Words a, Words b) {
 #if defined(__AVX512F__)
   const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
@@ -136,10 +136,10 @@ GUMBEL_EXT_INLINE void philox_fill_each(std::uint32_t* out, std::int64_t quads, 
   }
 }
 
-// Words of `quads` consecutive counters, from `quad` on, of each of kRows rows, whole kPhiloxLanes: the rows' words
-// side by side, class after class. keys_at(j) are the keys of rows [j, j + kPhiloxLanes).
+// Words of `quads` consecutive counters, from `quad` on, of each of kRows rows, whole kPhiloxLanes: [class][row].
+// keys_at(j) are the keys of rows [j, j + kPhiloxLanes).
 template <int kRows, typename Keys, typename Meanwhile>
-GUMBEL_EXT_INLINE void philox_fill_lanes(std::uint32_t* out, std::int64_t quads, std::uint64_t quad, std::uint32_t draw,
+GUMBEL_EXT_INLINE void philox_fill_block(std::uint32_t* out, std::int64_t quads, std::uint64_t quad, std::uint32_t draw,
                                          const std::uint64_t* row, Keys keys_at, Meanwhile& meanwhile) {
   typedef std::uint32_t Low __attribute__((vector_size(kRegisterBytes / 2)));
   const Words c1 = Words{} + draw;

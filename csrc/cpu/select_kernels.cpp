@@ -1,4 +1,4 @@
-#include "capability.h"
+#include "select_kernels.h"
 
 #include <c10/util/Exception.h>
 

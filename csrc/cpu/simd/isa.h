@@ -2,7 +2,7 @@
 // the same source: same operations in the same order, so same bits. GUMBEL_EXT_ISA names the copy.
 #pragma once
 
-#include "../core/portability.h"
+#include "../../core/portability.h"
 
 #ifndef GUMBEL_EXT_ISA
 #error "kernels.cpp must be compiled with -DGUMBEL_EXT_ISA=<name of the instruction set>"

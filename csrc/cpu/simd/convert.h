@@ -1,14 +1,10 @@
 // Rows in and out of the working precision.
 #pragma once
 
-#include "../core/convert.h"
-#include "job.h"
+#include "../../core/convert.h"
 #include "vec.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
-
-template <typename T>
-using Compute = typename ComputeType<T>::Type;
 
 // Whether 16-bit numbers are converted by instructions, a register at a time, and not by arithmetic, whose loops
 // compilers vectorize best over whole rows.

@@ -1,0 +1,31 @@
+// What the forward operators take, as one value.
+#pragma once
+
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+namespace gumbel_ext {
+
+using OptionalTensor = std::optional<at::Tensor>;
+using OptionalInt = std::optional<std::int64_t>;
+using OptionalGenerator = std::optional<at::Generator>;
+// How the noise numbers rows that are part of a larger whole: the first row's number and, for each dimension, what a
+// step along it adds (along `dim`, nothing); {}: in C order from 0.
+using OptionalNumbers = at::OptionalSymIntArrayRef;
+
+struct Arguments {
+  const at::Tensor& logits;
+  const OptionalTensor& mask;
+  double tau;                      // of the index: its temperature
+  const OptionalTensor& tau_rows;  // instead of `tau`
+  bool noise;                      // whether there is any
+  const OptionalInt& seed;
+  const OptionalTensor& row_seeds;  // instead of `seed`
+  const OptionalGenerator& generator;
+  std::int64_t dim;
+  OptionalNumbers numbers;
+};
+
+}  // namespace gumbel_ext

@@ -1,0 +1,66 @@
+// What the schedule (schedule.cpp) asks of the kernels (kernels.cpp), which are compiled once for each instruction set.
+#pragma once
+
+#include "../core/job.h"
+#include "../core/order.h"
+#include "plan.h"
+
+namespace gumbel_ext::cpu {
+
+// Memory that one thread works in, of the kernels' workspace_bytes; tile/buffers.h lays it out.
+using Workspace = void*;
+
+// What the passes over the tiles of one group share.
+struct GroupState {
+  std::int64_t first_row;
+  std::int64_t rows;
+  TileStats* stats;      // [tiles][rows]
+  TileStats* row_stats;  // [rows], from combine; where tiles > 1
+  void* row_buffer;      // of the working precision, [rows][tiles or, in place, 1][kTileClasses]; where tiles > 1
+};
+
+// The draws [first_draw, first_draw + draws) of a group's rows.
+struct IndexTask {
+  GroupState group;
+  std::int64_t first_draw, draws;
+  double shift;  // is subtracted from the logits first: what keeps quotients by a low temperature finite
+  Best* best;    // [rows][draws]
+};
+
+// The kernels of one element type. Forward and backward: first every tile of a group; then, where tiles() > 1, combine
+// once, and the finish of every tile. A group of one tile is done after the first call.
+struct ElementKernels {
+  ElementTraits traits;
+  std::int64_t (*workspace_bytes)(const Shape&, const Plan&);
+  void (*forward_tile)(const ForwardJob&, const Plan&, const GroupState&, std::int64_t tile, Workspace);
+  void (*forward_combine)(const ForwardJob&, const GroupState&);
+  void (*forward_finish)(const ForwardJob&, const Plan&, const GroupState&, std::int64_t tile, Workspace);
+  // Over tiles [tile_begin, tile_end).
+  void (*index_tiles)(const IndexJob&, const Plan&, const IndexTask&, std::int64_t tile_begin, std::int64_t tile_end,
+                      Workspace);
+  void (*one_hot_tile)(const ForwardJob&, const Plan&, const IndexTask&, std::int64_t tile, Workspace);
+  void (*noise_tile)(const NoiseJob&, const Plan&, const GroupState&, std::int64_t tile, Workspace);
+  void (*backward_tile)(const BackwardJob&, const Plan&, const GroupState&, std::int64_t tile, Workspace);
+  void (*backward_combine)(const BackwardJob&, const GroupState&);
+  void (*backward_finish)(const BackwardJob&, const Plan&, const GroupState&, std::int64_t tile, Workspace);
+};
+
+struct KernelTable {
+  const char* isa;
+  ElementKernels float32, float64, float16, bfloat16;
+
+  const ElementKernels& of(Element element) const {
+    switch (element) {
+      case Element::kFloat32:
+        return float32;
+      case Element::kFloat64:
+        return float64;
+      case Element::kFloat16:
+        return float16;
+      default:
+        return bfloat16;
+    }
+  }
+};
+
+}  // namespace gumbel_ext::cpu

@@ -1,0 +1,53 @@
+// The operators on the CPU.
+#include <ATen/CPUGeneratorImpl.h>
+
+#include "../device_operators.h"
+#include "caching_allocator.h"
+#include "schedule.h"
+#include "select_kernels.h"
+
+namespace gumbel_ext {
+namespace {
+
+using namespace cpu;
+using at::Tensor;
+
+struct Cpu {
+  struct Guard {
+    explicit Guard(at::Device) {
+    }
+  };
+  static constexpr bool kHostReadsValues = true;
+
+  static Tensor new_like(const Tensor& tensor, at::MemoryFormat format = at::MemoryFormat::Preserve) {
+    return cpu::new_like(tensor, format);
+  }
+  static Noise draw_noise(const OptionalGenerator& generator) {
+    auto* source = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
+    Noise noise;
+    const std::lock_guard<std::mutex> lock(source->mutex_);
+    noise.seed = source->random64();
+    return noise;
+  }
+
+  static void run(const ForwardJob& job, Element element, const DrawNoise& draw) {
+    run_forward(kernel_table().of(element), job, draw);
+  }
+  static void run(const IndexJob& job, Element element, const DrawNoise& draw) {
+    run_index(kernel_table().of(element), job, draw);
+  }
+  static void run(const NoiseJob& job, Element element, const DrawNoise& draw) {
+    run_noise(kernel_table().of(element), job, draw);
+  }
+  static void run(const BackwardJob& job, Element element) {
+    run_backward(kernel_table().of(element), job);
+  }
+};
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(gumbel_ext, CPU, m) {
+  DeviceOperators<Cpu>::implement(m);
+}
+
+}  // namespace gumbel_ext

@@ -1,0 +1,124 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "../core/gradient.h"
+#include "../core/softmax.h"
+
+namespace gumbel_ext::cpu {
+namespace {
+
+constexpr std::int64_t kThreadClasses = 8192;  // less work than this stays on one thread
+constexpr std::int64_t kFewestClasses = 16;    // shorter rows cost as much as these
+constexpr std::int64_t kSearchClasses = 64;    // of fewer, most may win
+
+enum Choice : std::size_t { kWay, kGroupRows, kInPlace, kParts, kShareTiles };
+
+std::vector<std::int64_t> forced;
+
+std::int64_t choose(Choice choice, std::int64_t of_table) {
+  return choice < forced.size() && forced[choice] >= 0 ? forced[choice] : of_table;
+}
+
+Way choose_way(bool possible, bool of_table, Way way) {
+  return possible && choose(kWay, std::int64_t(of_table ? way : Way::kRows)) == std::int64_t(way) ? way : Way::kRows;
+}
+
+template <typename Holds>
+bool any_tau(const RowScalar& tau, const Shape& shape, Holds holds) {
+  if (!tau.rows) return holds(tau.value);
+  return std::any_of(tau.rows, tau.rows + shape.rows, holds);
+}
+
+//   classes                       rows of a group
+//   contiguous                    as many as fill a tile, at most 128
+//   strided, one tile             `strided`
+//   strided, more than a tile     a cache line's
+std::int64_t group_rows(const Shape& shape, const Rows& rows, std::int64_t strided) {
+  std::int64_t count = kTileClasses / std::clamp(shape.classes, kAdjacentRows, kTileClasses);
+  if (rows.class_stride != 1) count = shape.tiles() > 1 ? kAdjacentRows : strided;
+  if (count > kAdjacentRows) count -= count % kAdjacentRows;
+  return std::max<std::int64_t>(1, std::min(shape.rows, choose(kGroupRows, count)));
+}
+
+//   tasks                                                  threads
+//   fewer than 4 a thread, unevenly shared, of long rows   share every task's tiles
+//   others                                                 whole tasks, one thread for each kThreadClasses classes
+void share_out(Plan& plan, const Shape& shape, std::int64_t draws, std::int64_t threads) {
+  plan.tasks = divide_up(shape.rows, plan.group_rows) * divide_up(draws, kDrawsPerTask);
+  const std::int64_t task_classes =
+      plan.group_rows * std::max(shape.classes, kFewestClasses) * std::min(draws, kDrawsPerTask);
+  const std::int64_t tasks_a_thread =
+      std::max<std::int64_t>(1, kThreadClasses / std::max<std::int64_t>(1, task_classes));
+  plan.share_tiles = choose(kShareTiles, threads > 1 && shape.tiles() >= 4 * threads && plan.tasks < 4 * threads &&
+                                             plan.tasks % threads != 0) != 0;
+  plan.parts = choose(kParts, plan.share_tiles ? threads : std::min(threads, divide_up(plan.tasks, tasks_a_thread)));
+}
+
+}  // namespace
+
+//   classes      number                                                    way
+//   contiguous   up to 4 vectors; without noise, where registers are       transposed
+//                vectors, one: soon it costs more than it saves
+//   strided      up to a tile                                              transposed
+//   others                                                                 rows
+// A tau that is extreme needs the rows' exponents.
+Plan plan_forward(const ForwardJob& job, const ElementTraits& element, std::int64_t threads) {
+  const Shape& shape = job.scores.shape;
+  const auto is_extreme = [&](double tau) {
+    return element.compute_bytes == 4 ? ExponentScale<float>::is_extreme_tau(tau)
+                                      : ExponentScale<double>::is_extreme_tau(tau);
+  };
+  const int vectors = element.registers_are_vectors && !job.scores.noise.on ? 1 : 4;
+  const bool strided = job.scores.logits.class_stride != 1;
+  Plan plan;
+  plan.way = choose_way(shape.tiles() == 1 && !any_tau(job.tau, shape, is_extreme),
+                        strided || shape.classes <= vectors * element.vector_classes, Way::kTransposed);
+  plan.group_rows = group_rows(shape, job.scores.logits, kMostBlockRows);
+  plan.in_place = element.compute_bytes == element.element_bytes && job.relaxed.class_stride == 1 &&
+                  plan.group_rows == 1 && choose(kInPlace, 1) != 0;
+  share_out(plan, shape, 1, threads);
+  return plan;
+}
+
+//   working precision   classes      way
+//   float               64 or more   search
+//   others                           rows
+Plan plan_index(const IndexJob& job, const ElementTraits& element, std::int64_t threads) {
+  const Shape& shape = job.scores.shape;
+  Plan plan;
+  plan.way =
+      choose_way(element.compute_bytes == 4 && job.scores.noise.on, shape.classes > kSearchClasses, Way::kSearch);
+  plan.group_rows = group_rows(shape, job.scores.logits, kAdjacentRows);
+  share_out(plan, shape, job.draws, threads);
+  return plan;
+}
+
+Plan plan_noise(const NoiseJob& job, std::int64_t threads) {
+  Plan plan;
+  plan.group_rows = group_rows(job.shape, job.out, kAdjacentRows);
+  share_out(plan, job.shape, 1, threads);
+  return plan;
+}
+
+//   classes      number          way
+//   strided      up to a tile    transposed, for the logits' gradient alone
+//   others                       rows
+Plan plan_backward(const BackwardJob& job, const ElementTraits& element, std::int64_t threads) {
+  const auto is_extreme = [&](double tau) {
+    return element.compute_bytes == 4 ? is_extreme_for_gradient<float>(tau) : is_extreme_for_gradient<double>(tau);
+  };
+  Plan plan;
+  plan.way = choose_way(job.shape.tiles() == 1 && !job.grad_tau && !any_tau(job.tau, job.shape, is_extreme),
+                        job.relaxed.class_stride != 1, Way::kTransposed);
+  plan.group_rows = group_rows(job.shape, job.relaxed, kMostBlockRows);
+  share_out(plan, job.shape, 1, threads);
+  return plan;
+}
+
+void force_plan(std::vector<std::int64_t> choices) {
+  forced = std::move(choices);
+}
+
+}  // namespace gumbel_ext::cpu

@@ -1,0 +1,83 @@
+// The operators' schemas: of the public ones, and of those behind them (operators.h).
+#include <torch/library.h>
+
+#include "cpu/plan.h"
+#include "gumbel_ext.h"
+
+namespace gumbel_ext {
+namespace {
+
+// build_info() as JSON, for Python.
+std::string build_info_json() {
+  const BuildInfo info = build_info();
+  std::string isas;
+  for (const std::string& isa : info.cpu_isas) isas += (isas.empty() ? "\"" : ", \"") + isa + "\"";
+  return "{\"version\": \"" + info.version + "\", \"torch_version\": \"" + info.torch_version +
+         "\", \"cuda\": " + (info.cuda ? "true" : "false") + ", \"cpu_isa\": \"" + info.cpu_isa +
+         "\", \"cpu_isas\": [" + isas + "], \"num_threads\": " + std::to_string(info.num_threads) +
+         ", \"cpu_cached_bytes\": " + std::to_string(info.cpu_cached_bytes) + "}";
+}
+
+}  // namespace
+
+// Each public operator has an overload for a tensor and for a number, of the temperature and of the seed; those
+// for tensors come first, since the first that fits is called and a tensor of one element fits a number too.
+TORCH_LIBRARY(gumbel_ext, m) {
+  const auto define = [&](const std::string& schema, bool random) {
+    const std::vector<at::Tag> pure_tags = {at::Tag::pt2_compliant_tag};
+    const std::vector<at::Tag> random_tags = {at::Tag::pt2_compliant_tag, at::Tag::nondeterministic_seeded};
+    m.def(schema.c_str(), random ? random_tags : pure_tags);
+  };
+  struct Overload {
+    std::string name, temperature, seed;
+  };
+  const std::string number = "float NAME=1.0", tensor = "Tensor NAME";
+  const auto named = [](std::string argument, const char* name) {
+    return argument.replace(argument.find("NAME"), 4, name);
+  };
+
+  for (const auto& [name, temperature] : {std::pair{".tau_tensor", tensor}, std::pair{"", number}})
+    for (const std::string op : {"softmax", "straight_through"})
+      define(
+          op + name + "(Tensor logits, " + named(temperature, "tau") + ", *, int dim=-1, Tensor? mask=None) -> Tensor",
+          false);
+  const Overload overloads[] = {{".tensors", tensor, "Tensor seed"},
+                                {".tau_tensor", tensor, "int? seed=None"},
+                                {".seed_tensor", number, "Tensor seed"},
+                                {"", number, "int? seed=None"}};
+  for (const auto& [name, temperature, seed] : overloads) {
+    const std::string rest = ", Tensor? mask=None, " + seed + ", Generator? generator=None) -> Tensor";
+    define("gumbel_softmax" + name + "(Tensor logits, " + named(temperature, "tau") +
+               ", bool hard=False, *, int dim=-1" + rest,
+           true);
+    define("gumbel_max" + name + "(Tensor logits, " + named(temperature, "temperature") +
+               ", *, int dim=-1, SymInt? num_samples=None" + rest,
+           true);
+  }
+  for (const auto& [name, seed] : {std::pair{".seed_tensor", "Tensor seed"}, std::pair{"", "int? seed=None"}})
+    define(std::string("gumbel_noise") + name + "(SymInt[] size, *, " + seed +
+               ", Generator? generator=None, ScalarType? dtype=None, Device? device=None) -> Tensor",
+           true);
+
+  m.def("_build_info() -> str", build_info_json);
+  m.def("empty_cache() -> ()", empty_cache);
+  m.def("_force_cpu_plan(int[] choices) -> ()", cpu::force_plan);
+  const std::string source = "int? seed, Tensor? row_seeds, Generator? generator", numbers = ", SymInt[]? numbers=None";
+  const std::string inputs =
+      "(Tensor logits, Tensor? mask, float tau, Tensor? tau_rows, bool noise, " + source + ", int dim";
+  define("_relaxed" + inputs + numbers + ") -> Tensor", true);
+  define("_one_hot" + inputs + numbers + ") -> Tensor", true);
+  define("_one_hot_relaxed" + inputs + numbers + ") -> (Tensor, Tensor)", true);
+  define("_index(Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, " + source +
+             ", int dim, SymInt? num_samples" + numbers + ") -> Tensor",
+         true);
+  define("_noise(Tensor like, " + source + numbers + ") -> Tensor", true);
+  define(
+      "_backward(Tensor grad, Tensor relaxed, float tau, Tensor? tau_rows, int dim, bool need_logits, "
+      "bool need_tau) -> (Tensor, Tensor)",
+      false);
+  define("_backward_(Tensor grad, Tensor(a!) relaxed, float tau, Tensor? tau_rows, int dim, bool need_tau) -> Tensor",
+         false);
+}
+
+}  // namespace gumbel_ext
