@@ -2,6 +2,7 @@
 # virtual environment of their own, in .venv.
 #
 #   make docs                           the documentation, into out/docs
+#   make lint                           formats, lint and types, mended where that can be done
 #   make test-long                      what takes half an hour or more, the statistics of docs/proofs.md among it
 #   make demo TORCH="torch==2.11.0"     another torch, in any form that pip takes
 #   make demo PYTHON=python3.12         another Python
@@ -24,7 +25,7 @@ SOURCES := $(shell find csrc cmake gumbel_ext -type f -not -path '*/__pycache__/
 # A change of TORCH or PYTHON means another environment.
 STAMP := $(VENV)/.$(shell printf '%s' "$(PYTHON) $(TORCH)" | cksum | cut -d' ' -f1)
 
-.PHONY: demo test test-long build docs fuzz clean
+.PHONY: demo test test-long build docs lint fuzz clean
 
 demo: build
 	$(BIN)/python examples/discrete_vae.py --out $(OUT)
@@ -44,6 +45,10 @@ docs: build
 	$(BIN)/python -m pip install --quiet --group docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs $(OUT)/docs
 	@echo "$(OUT)/docs/index.html"
+
+lint: $(STAMP)-torch
+	$(BIN)/python -m pip install --quiet --group lint
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 fuzz: $(STAMP)-torch
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=clang++ \

@@ -1,0 +1,66 @@
+"""gumbel_ext.ops is torch.ops.gumbel_ext, and its stub says of every operator what its schemas say."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+
+import gumbel_ext
+from gumbel_ext import ops
+
+STUB = ast.parse((Path(gumbel_ext.__file__).parent / "ops.pyi").read_text())
+CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
+# name: annotation, as the stub has it at its top level
+OPERATORS = {
+    node.target.id: ast.unparse(node.annotation)
+    for node in STUB.body
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id != "NAMES"
+}
+# Of an argument, by its overloads' types in the schemas.
+TYPES = {
+    ("Tensor",): "Tensor",
+    ("Tensor", "float"): "float | Tensor",
+    ("Optional[Tensor]",): "Tensor | None",
+    ("Optional[int]",): "int | None",
+    ("Optional[int]", "Tensor"): "int | Tensor | None",
+    ("Optional[Generator]",): "torch.Generator | None",
+    ("List[int]",): "Sequence[int]",
+    ("bool",): "bool",
+    ("int",): "int",
+}
+
+
+def test_every_public_operator_has_a_type() -> None:
+    schemas = torch._C._jit_get_all_schemas()
+    names = {schema.name.removeprefix("gumbel_ext::") for schema in schemas if schema.name.startswith("gumbel_ext::")}
+    assert set(OPERATORS) == set(ops.NAMES) == set(dir(ops)) == {name for name in names if not name.startswith("_")}
+    with pytest.raises(AttributeError, match="no attribute 'relu'"):
+        _ = ops.relu  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_stub_has_the_schemas_arguments(name: str) -> None:
+    packet = getattr(torch.ops.gumbel_ext, name)
+    assert getattr(ops, name) is packet
+    body = CLASSES[OPERATORS[name]].body
+    overloads = {
+        node.target.id for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    assert overloads == {overload or "default" for overload in packet.overloads()}
+    (call,) = (node for node in body if isinstance(node, ast.FunctionDef))
+    schemas = [getattr(packet, overload)._schema for overload in packet.overloads()]
+    positional, keywords = call.args.args[1:], call.args.kwonlyargs
+    for schema in schemas:
+        assert [a.name for a in schema.arguments if not a.kwarg_only] == [a.arg for a in positional]
+        assert [a.name for a in schema.arguments if a.kwarg_only] == [a.arg for a in keywords]
+    for argument in positional + keywords:
+        if argument.arg in ("dtype", "device"):  # which a schema takes for int and Device
+            continue
+        types = {str(a.type) for schema in schemas for a in schema.arguments if a.name == argument.arg}
+        assert argument.annotation and ast.unparse(argument.annotation) == TYPES[tuple(sorted(types))], argument.arg
+    defaults = call.args.defaults + [value for value in call.args.kw_defaults if value is not None]
+    expected = [a.default_value for a in packet.default._schema.arguments if a.has_default_value()]
+    assert [ast.literal_eval(value) for value in defaults] == expected
