@@ -1,4 +1,4 @@
-// What numbers, or vectors, are folded with.
+// How many numbers, or vectors, become one.
 #pragma once
 
 #include "portability.h"
@@ -17,6 +17,21 @@ struct Larger {
   template <typename V>
   GUMBEL_EXT_INLINE V operator()(V a, V b) const {
     return a > b ? a : b;
+  }
+};
+
+// A sum whose error does not grow with the number of terms (Neumaier 1974).
+struct CompensatedSum {
+  double sum = 0, lost = 0;
+
+  GUMBEL_EXT_INLINE void add(double term) {
+    const double next = sum + term;
+    const bool sum_is_larger = (sum < 0 ? -sum : sum) >= (term < 0 ? -term : term);
+    lost += sum_is_larger ? (sum - next) + term : (term - next) + sum;
+    sum = next;
+  }
+  GUMBEL_EXT_INLINE double value() const {
+    return lost - lost == 0 ? sum + lost : sum;  // of an infinite sum, nothing is known to be lost
   }
 };
 

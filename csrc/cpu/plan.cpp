@@ -58,11 +58,10 @@ void share_out(Plan& plan, const Shape& shape, std::int64_t draws, std::int64_t 
 
 }  // namespace
 
-//   classes      number                                                    way
-//   contiguous   up to 4 vectors; without noise, where registers are       transposed
-//                vectors, one: soon it costs more than it saves
-//   strided      up to a tile                                              transposed
-//   others                                                                 rows
+//   classes      number                                                                        way
+//   contiguous   up to 4 vectors, without noise 1; where registers are shorter than that, 1.5   transposed
+//   strided      up to a tile                                                                  transposed
+//   others                                                                                     rows
 // A tau that is extreme needs the rows' exponents.
 Plan plan_forward(const ForwardJob& job, const ElementTraits& element, std::int64_t threads) {
   const Shape& shape = job.scores.shape;
@@ -70,11 +69,11 @@ Plan plan_forward(const ForwardJob& job, const ElementTraits& element, std::int6
     return element.compute_bytes == 4 ? ExponentScale<float>::is_extreme_tau(tau)
                                       : ExponentScale<double>::is_extreme_tau(tau);
   };
-  const int vectors = element.registers_are_vectors && !job.scores.noise.on ? 1 : 4;
+  const double vectors = !element.registers_are_vectors ? 1.5 : job.scores.noise.on ? 4 : 1;
   const bool strided = job.scores.logits.class_stride != 1;
   Plan plan;
   plan.way = choose_way(shape.tiles() == 1 && !any_tau(job.tau, shape, is_extreme),
-                        strided || shape.classes <= vectors * element.vector_classes, Way::kTransposed);
+                        strided || double(shape.classes) <= vectors * element.vector_classes, Way::kTransposed);
   plan.group_rows = group_rows(shape, job.scores.logits, kMostBlockRows);
   plan.in_place = element.compute_bytes == element.element_bytes && job.relaxed.class_stride == 1 &&
                   plan.group_rows == 1 && choose(kInPlace, 1) != 0;

@@ -59,6 +59,8 @@ void forward_goes_by_classes_strides_and_registers() {
   EXPECT(way(forward(100, 64, true), kFloatAvx512) == Way::kTransposed);
   EXPECT(way(forward(100, 65, true), kFloatAvx512) == Way::kRows);
   EXPECT(way(forward(100, 33, true), kDouble) == Way::kRows);
+  EXPECT(way(forward(100, 24, true), kFloatAvx2) == Way::kTransposed);
+  EXPECT(way(forward(100, 25, false), kFloatAvx2) == Way::kRows);
   EXPECT(way(forward(100, 2048, false, 1, true), kFloatAvx2) == Way::kTransposed);
   EXPECT(way(forward(100, 2049, false, 1, true), kFloatAvx2) == Way::kRows);
   EXPECT(way(forward(100, 4, true, 1e-300), kFloatAvx512) == Way::kRows);

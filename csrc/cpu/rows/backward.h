@@ -1,6 +1,7 @@
 // The backward row kernel: softmax's vector-Jacobian product (core/gradient.h).
 #pragma once
 
+#include "../../core/fold.h"
 #include "../../core/gradient.h"
 #include "../tile/buffers.h"
 #include "../tile/tile.h"
@@ -32,10 +33,10 @@ template <typename E>
 GUMBEL_EXT_INLINE double scaled_dot(double sum, const E* p, const E* dy, std::int64_t n, std::int64_t step,
                                     bool is_extreme = false) {
   if (sum - sum == 0 && !is_extreme) return sum * kGradientScale;
-  sum = 0;
+  CompensatedSum total;
   for (std::int64_t k = 0; k < n * step; k += step)
-    sum += static_cast<double>(widen(p[k])) * (static_cast<double>(widen(dy[k])) * kGradientScale);
-  return sum;
+    total.add(static_cast<double>(widen(p[k])) * (static_cast<double>(widen(dy[k])) * kGradientScale));
+  return total.value();
 }
 
 // stats[r].sum = <p, dy> * kGradientScale over the tile.
