@@ -57,7 +57,7 @@ Tensor scaled_tangent(const Tensor& p, const Tensor& direction, std::int64_t dim
   return weighted - p * weighted.sum(dim, /*keepdim=*/true);
 }
 // What the kernels' terms of tau's gradient are scaled by besides.
-constexpr double kTauTermScale = 1 / kGradientScale / kTauGradientUnit;
+constexpr double kTauTermScale = 1 / kGradientScale * kTauGradientScale;
 
 // p in another type. A gradient that comes back and that p's own type does not hold becomes its largest number: an
 // infinity would make NaN of rows that depend on nothing.
@@ -125,7 +125,7 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
     if (need_logits) grad_logits = (divide(product, temperature) / kGradientScale).to(p.scalar_type());
     if (need_tau) {
       const Tensor sum = (product * safe_log(wide_p) * kTauTermScale).sum(dim, /*keepdim=*/true);
-      grad_tau = divide(sum, temperature) * -kTauGradientUnit;
+      grad_tau = divide(sum, temperature) / -kTauGradientScale;
     }
     return {grad_logits, need_tau ? reduce_to(grad_tau, rows) : Tensor()};
   }
@@ -199,7 +199,7 @@ class Differentiable {
       const Tensor wide_tau = tau.rows.to(at::kDouble), wide_d_tau = d_tau.to(at::kDouble);
       const Tensor small = along_tau * at::clamp(wide_d_tau / wide_tau, -kLargest, kLargest);
       const Tensor large = along_tau * wide_d_tau / wide_tau;
-      const Tensor part = at::where(wide_tau < 1, small, large) * -kTauGradientUnit;
+      const Tensor part = at::where(wide_tau < 1, small, large) / -kTauGradientScale;
       tangent = tangent.defined() ? tangent + part : part;
     }
     return tangent.to(p.scalar_type());

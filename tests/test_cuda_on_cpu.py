@@ -8,6 +8,7 @@ hold against the reference. None of this needs a GPU, and none of it shows that 
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,7 +131,6 @@ def test_forward_and_backward(cuda: Any, name: str, dtype: torch.dtype) -> None:
             assert torch.equal(found, expected)
             assert_close(found_relaxed, relaxed, reach)
             assert torch.equal(cuda._relaxed(*arguments), found_relaxed)
-            assert torch.equal(cuda._one_hot(*arguments), expected)
         dy = torch.linspace(-1, 2, x.numel(), dtype=torch.float64).view(x.shape).to(dtype)
         expected_x, expected_tau = cpu._backward(dy, relaxed, 1.0, tau, -1, True, True)
         found_x, found_tau = cuda._backward(dy, relaxed, 1.0, tau, -1, True, True)
@@ -155,6 +155,11 @@ def test_index(cuda: Any, name: str, dtype: torch.dtype, samples: int | None) ->
         for temperature in ((1.0, None), (0.7, None), (0.0, None), (1e-40, None), (1e-300, None), (1.0, rows)):
             arguments = (x, None, *temperature, 11, None, None, -1, samples)
             assert torch.equal(cuda._index(*arguments), cpu._index(*arguments))
+        for tau, noise in itertools.product(((0.7, None), (1.0, rows + 0.1)), (True, False)) if samples is None else ():
+            arguments = (x, None, *tau, noise, 11, None, None, -1)
+            torch.testing.assert_close(
+                cuda._one_hot(*arguments), cpu._one_hot(*arguments), rtol=0, atol=0, equal_nan=True
+            )
 
 
 @pytest.mark.parametrize("limits", [(132, 8), (108, 1), (1, 1)], ids=str)
@@ -175,6 +180,7 @@ def test_chosen_plans(cuda: Any, limits: tuple[int, int], dtype: torch.dtype) ->
                 hot, relaxed = cuda._one_hot_relaxed(*arguments)
                 expected_hot, expected = cpu._one_hot_relaxed(*arguments)
                 assert reference.differing(hot, expected_hot) == 0
+                assert reference.differing(cuda._one_hot(*arguments), expected_hot) == 0
                 assert_close(relaxed, expected, 1e4)
                 arguments = (view, mask_, tau_, rows, seed, row_seeds, None, dim, 3)
                 assert torch.equal(cuda._index(*arguments), cpu._index(*arguments))

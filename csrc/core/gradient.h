@@ -40,19 +40,21 @@ struct GradientOfLogit {
   }
 };
 
-// What a class adds to dtau, in units of -kTauGradientUnit / tau, small enough that the sum of a row cannot overflow.
-constexpr double kTauGradientUnit = 0x1p7;
+// What a class adds to dtau, in units of -1 / (tau * scale). It is finite; so is the sum of a row, where `scale` is
+// kTauGradientScale (which costs subnormal terms their last digits: to be used where the usual sum is not finite).
+constexpr double kTauGradientScale = 0x1p-7;
 template <typename C>
-GUMBEL_EXT_INLINE C tau_gradient_term(C p, C dy, C scaled_dot) {
+GUMBEL_EXT_INLINE C tau_gradient_term(C p, C dy, C scaled_dot, C scale) {
   // The logarithm of a subnormal number by way of a normal one; of zero, any finite number.
   constexpr C kNormal = sizeof(C) == 4 ? C(0x1p24) : C(0x1p60),
               kLogNormal = (sizeof(C) == 4 ? 24 : 60) * C(0x1.62e42fefa39efp-1);
   const bool is_small = p < FloatTraits<C>::kSmallestNormal;
   const C log_p = log_positive(is_small ? p * kNormal : p) - (is_small ? kLogNormal : C(0));
-  return p * scaled_difference(dy, scaled_dot) * log_p * C(1 / kGradientScale / kTauGradientUnit);
+  return p * scaled_difference(dy, scaled_dot) * log_p * (scale * C(1 / kGradientScale));
 }
-GUMBEL_EXT_INLINE double tau_gradient(double sum_of_terms, double tau) {
-  return -(sum_of_terms / tau) * kTauGradientUnit;
+// dtau, of a sum with the scale kTauGradientScale.
+GUMBEL_EXT_INLINE double tau_gradient(double scaled_sum, double tau) {
+  return -(scaled_sum / tau) / kTauGradientScale;
 }
 
 // Whether a product with gradient_factor(tau) may overflow, or lose what the result, as a normal number, has: then

@@ -44,14 +44,19 @@ struct Products {
     }
     return tree_sum<kPacks>(sums);
   }
-  // The thread's share of what the classes add to tau's gradient.
-  __device__ __forceinline__ C log_sum(C scaled_dot) const {
+  // The thread's share of what the classes add to tau's gradient, with the scale kTauGradientScale.
+  __device__ __forceinline__ double log_sum(C scaled_dot) const {
+    const C sum = tau_terms(scaled_dot, C(1));
+    return sum - sum == 0 ? static_cast<double>(sum) * kTauGradientScale
+                          : static_cast<double>(tau_terms(scaled_dot, C(kTauGradientScale)));
+  }
+  __device__ __forceinline__ C tau_terms(C scaled_dot, C scale) const {
     C sums[kPacks];
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       C terms[kClasses];
 #pragma unroll
-      for (int i = 0; i < kClasses; ++i) terms[i] = tau_gradient_term(p[k][i], dy[k][i], scaled_dot);
+      for (int i = 0; i < kClasses; ++i) terms[i] = tau_gradient_term(p[k][i], dy[k][i], scaled_dot, scale);
       sums[k] = tree_sum<kClasses>(terms);
     }
     return tree_sum<kPacks>(sums);
@@ -105,7 +110,7 @@ __global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, (k
     products.load(job, span);
     const C scaled_dot = bounded_dot<C>(team.combine(products.scaled_dot(), Plus()));
     if constexpr (kTau) {
-      const double sum = team.combine(static_cast<double>(products.log_sum(scaled_dot)), Plus());
+      const double sum = team.combine(products.log_sum(scaled_dot), Plus());
       if (team.rank() == 0 && span.count > 0) job.grad_tau[span.row] = tau_gradient(sum, job.tau[span.row]);
     }
     if (job.grad_logits) products.store_gradient(job, span, scaled_dot);
@@ -158,7 +163,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     products.load(job, span);
     const C scaled_dot = bounded_dot<C>(scaled_dots[span.row]);
     if (job.grad_tau) {
-      const double sum = team.combine(static_cast<double>(products.log_sum(scaled_dot)), Plus());
+      const double sum = team.combine(products.log_sum(scaled_dot), Plus());
       if (team.rank() == 0) stats[task].log_sum = sum;
     }
     if (job.grad_logits) products.store_gradient(job, span, scaled_dot);

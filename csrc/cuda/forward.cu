@@ -22,6 +22,7 @@ cudaError_t run_tiles(const ForwardJob& job, const RowExponent<Compute<T>>& expo
 cudaError_t run(const ForwardJob& job, Element element, const Context& context) {
   const Shape& shape = job.scores.shape;
   if (shape.rows == 0 || shape.classes == 0) return cudaSuccess;
+  if (!job.relaxed) return run_one_hot(job, element, context);
   const Launcher launch{context, context.plan.value_or(plan_rows(shape, job.scores.logits, element, context.limits))};
   return visit_element(element, [&]<typename T>(T) {
     const RowExponent<Compute<T>> exponents(job.tau);

@@ -102,11 +102,9 @@ __global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, kP
     const auto best = winner_of(scores, span);
     const ExponentScale<C> exponent = exponents(job.tau, span.row);
     const bool undefined = is_undefined(best.score) || !(exponent.tau == exponent.tau);
-    if (job.relaxed) {
-      const C sum = exponentiate(scores, exponent, best.score);
-      const double total = team.combine(static_cast<double>(sum), Plus());
-      store_relaxed<T>(job.relaxed, span, scores, 1 / total, undefined);
-    }
+    const C sum = exponentiate(scores, exponent, best.score);
+    const double total = team.combine(static_cast<double>(sum), Plus());
+    store_relaxed<T>(job.relaxed, span, scores, 1 / total, undefined);
     if (job.one_hot) store_one_hot<T, kPacks, kClasses>(job.one_hot, span, best.index, undefined);
   }
 }
@@ -139,7 +137,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     load_scores<T>(scores, job.scores, span);
     const auto best = winner_of(scores, span);
     double total = 0;
-    if (job.relaxed && !is_undefined(best.score)) {
+    if (!is_undefined(best.score)) {
       const C sum = exponentiate(scores, exponents(job.tau, span.row), best.score);
       total = team.combine(static_cast<double>(sum), Plus());
     }
@@ -193,12 +191,10 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     const TileStats row = row_stats[span.row];
     const ExponentScale<C> exponent = exponents(job.tau, span.row);
     const bool undefined = is_undefined(row.max) || !(exponent.tau == exponent.tau);
-    if (job.relaxed) {
-      C scores[kTilePacks<T>][kClasses];
-      load_scores<T>(scores, job.scores, span);
-      exponentiate(scores, exponent, static_cast<C>(row.max));
-      store_relaxed<T>(job.relaxed, span, scores, 1 / row.sum, undefined);
-    }
+    C scores[kTilePacks<T>][kClasses];
+    load_scores<T>(scores, job.scores, span);
+    exponentiate(scores, exponent, static_cast<C>(row.max));
+    store_relaxed<T>(job.relaxed, span, scores, 1 / row.sum, undefined);
     if (job.one_hot) store_one_hot<T, kTilePacks<T>, kClasses>(job.one_hot, span, row.argmax - span.begin, undefined);
   });
 }

@@ -12,11 +12,16 @@ cudaError_t run_team(const IndexJob& job, const Launcher& launch, Best* partial)
   return launch.rows(index_rows<T, Team, kDraws>, rows, (job.draws + kDraws - 1) / kDraws * parts, job, parts, partial);
 }
 
+// How many winners the parts of a plan have, where they are several.
+std::int64_t partial_winners(const IndexJob& job, const Plan& plan) {
+  return plan.parts > 1 ? job.scores.shape.rows * job.draws * plan.parts : 0;
+}
+
+// To `winners`, where they are given, else to the job's `out`; by way of `partial`, where there are several parts.
 template <typename T>
-cudaError_t run_plan(const IndexJob& job, const Launcher& launch) {
+cudaError_t run_plan(const IndexJob& job, const Launcher& launch, Best* partial, Best* winners) {
   const Plan& plan = launch.plan;
-  const std::int64_t results = job.scores.shape.rows * job.draws;
-  Best* partial = plan.parts > 1 ? launch.workspace<Best>(results * plan.parts) : nullptr;
+  if (plan.parts == 1) partial = winners;
   cudaError_t error = cudaErrorInvalidValue;
   if (plan.kernel == Kernel::kWarp && plan.lanes == 4) error = run_team<T, WarpTeam<4>>(job, launch, partial);
   if (plan.kernel == Kernel::kWarp && plan.lanes == 8) error = run_team<T, WarpTeam<8>>(job, launch, partial);
@@ -24,7 +29,8 @@ cudaError_t run_plan(const IndexJob& job, const Launcher& launch) {
   if (plan.kernel == Kernel::kAcross) error = run_team<T, AcrossTeam>(job, launch, partial);
   if (plan.kernel == Kernel::kBlock) error = run_team<T, BlockTeam>(job, launch, partial);
   if (error != cudaSuccess || plan.parts == 1) return error;
-  return launch(index_combine, results, kIndexThreads, job, plan.parts, partial);
+  const std::int64_t results = job.scores.shape.rows * job.draws;
+  return launch(index_combine, results, kIndexThreads, job, plan.parts, partial, winners);
 }
 
 }  // namespace
@@ -33,11 +39,28 @@ cudaError_t run(const IndexJob& job, Element element, const Context& context) {
   const std::int64_t results = job.scores.shape.rows * job.draws;
   if (results == 0) return cudaSuccess;
   const Launcher launch{context, context.plan.value_or(plan_index(job, context.limits))};
+  const std::int64_t partial_results = partial_winners(job, launch.plan);
+  Best* partial = partial_results > 0 ? launch.workspace<Best>(partial_results) : nullptr;
   return visit_element(element, [&]<typename T>(T) {
-    const cudaError_t error = run_plan<T>(job, launch);
+    const cudaError_t error = run_plan<T>(job, launch, partial, nullptr);
     const RowScalar& t = job.temperature;
     if (error != cudaSuccess || !(t.rows || (t.value > 0 && t.value < 1))) return error;  // nothing can be marked
     return launch(index_again<T>, (results + kIndexThreads - 1) / kIndexThreads, kIndexThreads, job, launch.plan.parts);
+  });
+}
+
+cudaError_t run_one_hot(const ForwardJob& job, Element element, const Context& context) {
+  const Shape& shape = job.scores.shape;
+  IndexJob index{job.scores, {}, 1};
+  const Launcher launch{context, context.plan.value_or(plan_index(index, context.limits))};
+  Best* winners = launch.workspace<Best>(shape.rows + partial_winners(index, launch.plan));
+  context.before_launch();
+  index.scores.noise = job.scores.noise;
+  return visit_element(element, [&]<typename T>(T) {
+    const cudaError_t error = run_plan<T>(index, launch, winners + shape.rows, winners);
+    if (error != cudaSuccess) return error;
+    const std::int64_t packs = (shape.classes + kPackClasses<T> - 1) / kPackClasses<T> * shape.rows;
+    return launch(one_hot_packs<T>, (packs + kIndexThreads - 1) / kIndexThreads, kIndexThreads, job, winners);
   });
 }
 

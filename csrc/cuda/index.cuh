@@ -146,7 +146,7 @@ constexpr int index_min_blocks() {
   return sizeof(T) == 4 && kDraws == 1 && std::is_same_v<Team, BlockTeam> ? 3 : 2;
 }
 
-// partial: [rows][draws][parts], where there are several parts; else the job's `out` is written.
+// To `partial`, [rows][draws][parts], where that is given; else there is one part, and the job's `out` is written.
 template <typename T, typename Team, int kDraws>
 __global__ void __launch_bounds__(kIndexThreads, index_min_blocks<T, Team, kDraws>())
     index_rows(const __grid_constant__ IndexJob job, std::int64_t parts, Best* partial) {
@@ -170,24 +170,28 @@ __global__ void __launch_bounds__(kIndexThreads, index_min_blocks<T, Team, kDraw
       if (first_draw + d >= job.draws) break;
       const std::int64_t i = span.row * job.draws + first_draw + d;
       const double score = static_cast<double>(best[d].score);
-      if (parts == 1)
-        job.out[i] = marked(score, best[d].index, temperature);
-      else
+      if (partial)
         partial[i * parts + part] = {score, span.begin + best[d].index};
+      else
+        job.out[i] = marked(score, best[d].index, temperature);
     }
   }
 }
 
-// One block a row and draw: `out` from the parts.
+// One block a row and draw: `winners`, where they are given, or else `out`, from the parts.
 static __global__ void __launch_bounds__(kIndexThreads, 2)
-    index_combine(const __grid_constant__ IndexJob job, std::int64_t parts, const Best* partial) {
+    index_combine(const __grid_constant__ IndexJob job, std::int64_t parts, const Best* partial, Best* winners) {
   GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
   const BlockTeam team{scratch};
   for (std::int64_t i = team.first(); i < job.scores.shape.rows * job.draws; i += team.step()) {
     Best mine{-__builtin_inf(), job.scores.shape.classes};
     for (std::int64_t p = team.rank(); p < parts; p += team.size()) mine = First()(mine, partial[i * parts + p]);
     const Best best = team.combine(mine, First());
-    if (team.rank() == 0) job.out[i] = marked(best.score, best.index, job.temperature[divide(i, job.draws).quotient]);
+    if (team.rank() != 0) continue;
+    if (winners)
+      winners[i] = best;
+    else
+      job.out[i] = marked(best.score, best.index, job.temperature[divide(i, job.draws).quotient]);
   }
 }
 
@@ -226,6 +230,30 @@ __global__ void __launch_bounds__(kIndexThreads, 2)
       if (team.rank() == next) job.out[mine] = best.index;
       from = next + 1;
     }
+  }
+}
+
+// One-hot rows from their winners. A thread takes packs of classes, wherever they lie.
+template <typename T>
+__global__ void __launch_bounds__(kIndexThreads, 2)
+    one_hot_packs(const __grid_constant__ ForwardJob job, const Best* winners) {
+  constexpr int kClasses = kPackClasses<T>;
+  const Shape& shape = job.scores.shape;
+  const std::int64_t packs = (shape.classes + kClasses - 1) / kClasses;
+  const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
+  for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < shape.rows * packs; i += step) {
+    const Division at = divide(i, packs);
+    const std::int64_t row = at.quotient, first = at.remainder * kClasses;
+    const double tau = temperature_of(job.tau, row, /*may_be_zero=*/false);
+    const bool undefined = is_undefined(winners[row].score) || !(tau == tau);
+    T one, filler, values[kClasses];
+    narrow(undefined ? __builtin_nanf("") : 1.f, one);
+    narrow(undefined ? __builtin_nanf("") : 0.f, filler);
+#pragma unroll
+    for (int k = 0; k < kClasses; ++k) values[k] = first + k == winners[row].index ? one : filler;
+    const std::int64_t left = shape.classes - first;
+    store_pack(Row<T>::template of<kClasses>(job.one_hot, row, first), 0,
+               static_cast<int>(left < kClasses ? left : kClasses), values);
   }
 }
 

@@ -19,7 +19,7 @@ cudaError_t query_limits(DeviceLimits& limits);
 struct Context {
   cudaStream_t stream = nullptr;
   DeviceLimits limits;
-  std::function<void*(std::int64_t bytes)> workspace;  // working memory, until the job is done
+  std::function<void*(std::int64_t bytes)> workspace;  // working memory, until the job is done; asked for once
   std::function<void()> before_launch;                 // once all memory is there: completes the job's noise
   std::optional<Plan> plan;                            // instead of the one that is chosen
 };
@@ -27,6 +27,7 @@ struct Context {
 // Jobs without rows, classes or draws launch nothing. They return what the launches do.
 cudaError_t run(const ForwardJob& job, Element element, const Context& context);
 cudaError_t run(const IndexJob& job, Element element, const Context& context);
+cudaError_t run_one_hot(const ForwardJob& job, Element element, const Context& context);  // without relaxed values
 cudaError_t run(const NoiseJob& job, Element element, const Context& context);
 cudaError_t run(const BackwardJob& job, Element element, const Context& context);
 

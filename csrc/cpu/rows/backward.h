@@ -77,12 +77,19 @@ GUMBEL_EXT_INLINE void gradient_row(T* dx, const E* p, const E* dy, std::int64_t
 
 // The sum of what the classes add to tau's gradient.
 template <typename C>
-GUMBEL_EXT_INLINE double log_sum_row(C* scratch, const C* p, const C* dy, std::int64_t n, C scaled_dot) {
+GUMBEL_EXT_INLINE double sum_tau_terms(C* scratch, const C* p, const C* dy, std::int64_t n, C scaled_dot, C scale) {
 #pragma omp simd
-  for (std::int64_t k = 0; k < n; ++k) scratch[k] = tau_gradient_term(p[k], dy[k], scaled_dot);
+  for (std::int64_t k = 0; k < n; ++k) scratch[k] = tau_gradient_term(p[k], dy[k], scaled_dot, scale);
   double sum = 0;
   for (std::int64_t k = 0; k < n; ++k) sum += static_cast<double>(scratch[k]);
   return sum;
+}
+// The same with the scale kTauGradientScale.
+template <typename C>
+GUMBEL_EXT_INLINE double log_sum_row(C* scratch, const C* p, const C* dy, std::int64_t n, C scaled_dot) {
+  const double sum = sum_tau_terms(scratch, p, dy, n, scaled_dot, C(1));
+  if (sum - sum == 0) return sum * kTauGradientScale;
+  return sum_tau_terms(scratch, p, dy, n, scaled_dot, C(kTauGradientScale));
 }
 
 // The gradients of the tile's rows, given each row's <p, dy> * kGradientScale.
