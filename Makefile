@@ -17,6 +17,9 @@ OUT ?= out
 FUZZ_SECONDS ?= 1800
 FUZZ_FLAGS ?=
 
+# Where ccache is installed, what was compiled once is not compiled again.
+export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
+
 BIN := $(VENV)/bin
 TOOLS := "setuptools>=77,<90" "cmake>=3.24,<5" "ninja>=1.11" "pybind11>=2.13,<4" wheel
 # Everything a build depends on, but what it writes itself.

@@ -9,7 +9,7 @@
 namespace gumbel_ext {
 
 using OptionalTensor = std::optional<at::Tensor>;
-using OptionalInt = std::optional<std::int64_t>;
+using OptionalSeed = std::optional<c10::SymInt>;  // a compiler may leave it open
 using OptionalGenerator = std::optional<at::Generator>;
 // How the noise numbers rows that are part of a larger whole: the first row's number and, for each dimension, what a
 // step along it adds (along `dim`, nothing); {}: in C order from 0.
@@ -21,7 +21,7 @@ struct Arguments {
   double tau;                      // of the index: its temperature
   const OptionalTensor& tau_rows;  // instead of `tau`
   bool noise;                      // whether there is any
-  const OptionalInt& seed;
+  const OptionalSeed& seed;
   const OptionalTensor& row_seeds;  // instead of `seed`
   const OptionalGenerator& generator;
   std::int64_t dim;

@@ -77,9 +77,9 @@ Tensor safe_log(const Tensor& p) {
   return at::log(at::clamp_min(p, std::numeric_limits<double>::min()));
 }
 
-// The gradient for tau's rows in tau's own shape and dtype.
+// The gradient for tau's rows in tau's own shape, dtype and device.
 Tensor reduce_to(const Tensor& grad_tau, const Tensor& rows) {
-  return at::sum_to(grad_tau, rows.sym_sizes()).to(rows.scalar_type());
+  return at::sum_to(grad_tau, rows.sym_sizes()).to(rows.options());
 }
 
 struct SoftmaxBackward : public torch::autograd::Node {

@@ -26,6 +26,11 @@ inline void check_logits(const at::Tensor& logits) {
   TORCH_CHECK_TYPE(is_supported(type), "logits: expected float32, float64, float16 or bfloat16, got ", type);
 }
 
+// Whether a tensor stands for one number, which the host reads: it lies on the CPU, wherever the logits are.
+inline bool is_number(const at::Tensor& tensor) {
+  return tensor.dim() == 0 && tensor.device().is_cpu();
+}
+
 inline void check_same_device(const char* name, const at::Tensor& tensor, const at::Tensor& logits) {
   TORCH_CHECK_VALUE(tensor.device() == logits.device(), name, ": expected a tensor on ", logits.device(),
                     ", where the logits are, got one on ", tensor.device());
@@ -56,15 +61,17 @@ inline void check_mask(const at::Tensor& mask, const at::Tensor& logits) {
 
 inline void check_temperature_rows(const char* name, const at::Tensor& rows, const at::Tensor& logits,
                                    std::int64_t dim) {
-  TORCH_CHECK_TYPE(at::isFloatingType(rows.scalar_type()), name,
-                   ": expected a number or a floating-point tensor, got a ", rows.scalar_type(), " tensor");
+  const auto type = rows.scalar_type();
+  TORCH_CHECK_TYPE(at::isFloatingType(type) || at::isIntegralType(type, /*includeBool=*/false), name,
+                   ": expected a number or a tensor of real numbers, got a ", type, " tensor");
+  if (is_number(rows)) return;
   check_same_device(name, rows, logits);
   TORCH_CHECK_VALUE(broadcasts(rows, logits, dim), name, ": expected a shape that broadcasts to the logits' ",
                     logits.sym_sizes(), " with size 1 along dim ", dim, ", got ", rows.sym_sizes());
 }
 
 // The seeds of rows whose shape is `sizes` without dimension `dim`.
-inline void check_seed(c10::SymIntArrayRef sizes, std::int64_t dim, at::Device device, const OptionalInt& seed,
+inline void check_seed(c10::SymIntArrayRef sizes, std::int64_t dim, at::Device device, const OptionalSeed& seed,
                        const OptionalTensor& row_seeds, const OptionalGenerator& generator) {
   TORCH_CHECK_VALUE(!(generator.has_value() && (seed.has_value() || row_seeds.has_value())),
                     "seed, generator: expected at most one of the two, got both");
@@ -123,7 +130,7 @@ inline void check_noise_size(c10::SymIntArrayRef size) {
 }
 
 // Noise like a tensor: its last dimension is the class.
-inline void check_noise(const at::Tensor& like, const OptionalInt& seed, const OptionalTensor& row_seeds,
+inline void check_noise(const at::Tensor& like, const OptionalSeed& seed, const OptionalTensor& row_seeds,
                         const OptionalGenerator& generator, const OptionalNumbers& numbers) {
   const auto type = like.scalar_type();
   TORCH_CHECK_TYPE(is_supported(type), "dtype: expected float32, float64, float16 or bfloat16, got ", type);

@@ -24,7 +24,7 @@ auto draw_once(Job& job, const Draw& draw) {
 // A device provides
 //   struct Guard              made from a device of its kind; makes it the current one
 //   kHostReadsValues          whether the host may read a tensor's values: those of tau are then checked
-//   new_like(tensor)          an uninitialised tensor
+//   new_like(tensor)          a contiguous tensor like it, uninitialised
 //   draw_noise(generator)     a Noise with a seed from the generator, or the device's default one, under its lock
 //   run(job, element, draw)   for all jobs, on the current device; draw(noise_of(job)) once, when all is done that can
 //                             fail for want of memory; without `draw` for BackwardJob
@@ -38,10 +38,11 @@ struct DeviceOperators {
     Tensor row_seeds;
     const OptionalGenerator& generator;
 
-    NoiseSource(OptionalInt seed, const OptionalTensor& seeds, const OptionalGenerator& generator, RowNumbers numbers)
+    NoiseSource(const OptionalSeed& seed, const OptionalTensor& seeds, const OptionalGenerator& generator,
+                RowNumbers numbers)
         : generator(generator) {
       noise.on = true;
-      noise.seed = static_cast<std::uint64_t>(seed.value_or(0));
+      noise.seed = static_cast<std::uint64_t>(seed.has_value() ? seed->expect_int() : 0);
       noise.numbers = numbers;
       must_draw = !seed.has_value() && !seeds.has_value();
       if (!seeds.has_value()) return;
@@ -57,6 +58,15 @@ struct DeviceOperators {
    private:
     bool must_draw;
   };
+
+  // A number for all rows, or one for each, which `memory` holds.
+  static RowScalar row_scalar(double number, const OptionalTensor& rows, const Tensor& logits, std::int64_t dim,
+                              Tensor& memory) {
+    if (!rows.has_value()) return {number, nullptr};
+    if (is_number(*rows)) return {rows->item().toDouble(), nullptr};
+    memory = rows_as_double(*rows, logits, dim);
+    return {1, memory.template const_data_ptr<double>()};  // of no rows, none
+  }
 
   // A job's inputs, and the tensors that keep their memory alive.
   struct Inputs {
@@ -77,13 +87,10 @@ struct DeviceOperators {
         mask = args.mask->expand(args.logits.sizes());
         scores.mask = rows_of(mask, dim);
       }
-      tau.value = args.tau;
-      if (args.tau_rows.has_value()) {
-        row_taus = rows_as_double(*args.tau_rows, args.logits, dim);
-        tau.rows = row_taus.template const_data_ptr<double>();
-        for (std::int64_t r = 0; Device::kHostReadsValues && r < row_taus.numel(); ++r)
-          check_temperature(temperature_name, tau.rows[r], may_be_zero);
-      }
+      tau = row_scalar(args.tau, args.tau_rows, args.logits, dim, row_taus);
+      if (!tau.rows) check_temperature(temperature_name, tau.value, may_be_zero);
+      for (std::int64_t r = 0; tau.rows && Device::kHostReadsValues && r < row_taus.numel(); ++r)
+        check_temperature(temperature_name, tau.rows[r], may_be_zero);
       if (args.noise)
         noise.emplace(args.seed, args.row_seeds, args.generator, row_numbers(args.logits.sizes(), dim, args.numbers));
     }
@@ -130,13 +137,13 @@ struct DeviceOperators {
     return out;
   }
 
-  static Tensor noise(const Tensor& like, OptionalInt seed, const OptionalTensor& row_seeds,
+  static Tensor noise(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
                       const OptionalGenerator& generator, OptionalNumbers numbers) {
     check_noise(like, seed, row_seeds, generator, numbers);
     const typename Device::Guard guard(like.device());
     const std::int64_t dim = like.dim() - 1;
     const NoiseSource source(seed, row_seeds, generator, row_numbers(like.sizes(), dim, numbers));
-    Tensor out = Device::new_like(like, at::MemoryFormat::Contiguous);
+    Tensor out = Device::new_like(like);
     Device::run(NoiseJob{shape_of(out, dim), {}, output_rows_of(out, dim)}, element_of(out), source);
     return out;
   }
@@ -150,13 +157,9 @@ struct DeviceOperators {
     if (grad_logits.defined()) job.grad_logits = output_rows_of(grad_logits, dim);  // first: it may be `relaxed`
     job.grad = rows_of(grad, dim);
     job.relaxed = rows_of(relaxed, dim);
-    job.tau.value = tau;
     Tensor row_taus, grad_tau;
-    if (tau_rows.has_value()) {
-      check_temperature_rows("tau", *tau_rows, relaxed, dim);
-      row_taus = rows_as_double(*tau_rows, relaxed, dim);
-      job.tau.rows = row_taus.template const_data_ptr<double>();
-    }
+    if (tau_rows.has_value()) check_temperature_rows("tau", *tau_rows, relaxed, dim);
+    job.tau = row_scalar(tau, tau_rows, relaxed, dim, row_taus);
     if (need_tau) {
       const auto shape = row_shape(relaxed, dim);
       grad_tau = at::zeros(C10_AS_INTARRAYREF_SLOW(shape), relaxed.options().dtype(at::kDouble));

@@ -26,9 +26,23 @@ void check_device_has_kernels(const at::Device& device) {
                               ", the devices this build has kernels for, got ", device);
 }
 
+// As Seed, for operators: a compiler may leave the number open.
+struct SymSeed {
+  OptionalSeed number;
+  OptionalTensor rows;
+
+  SymSeed() = default;
+  SymSeed(const Seed& seed) : number(seed.number), rows(seed.rows) {
+  }
+  SymSeed(const OptionalSeed& number) : number(number) {
+  }
+  SymSeed(const at::Tensor& tensor) : SymSeed(Seed(tensor)) {
+  }
+};
+
 // What has to hold before the dispatcher looks for a kernel.
 void check_kind(const at::Tensor& logits, const char* temperature_name, const Temperature& temperature,
-                const OptionalTensor& mask, const Seed& seed) {
+                const OptionalTensor& mask, const SymSeed& seed) {
   check_dense("logits", logits);
   check_device_has_kernels(logits.device());
   if (temperature.rows) check_dense(temperature_name, *temperature.rows);
@@ -36,16 +50,20 @@ void check_kind(const at::Tensor& logits, const char* temperature_name, const Te
   if (seed.rows) check_dense("seed", *seed.rows);
 }
 
-// `op` is _relaxed or _one_hot.
+const auto& forward_operator(bool hard) {
+  return hard ? one_hot_operator() : relaxed_operator();
+}
+
+// `op` is a forward_operator.
 at::Tensor forward(const c10::TypedOperatorHandle<ForwardSignature<at::Tensor>>& op, const at::Tensor& logits,
-                   const Temperature& tau, std::int64_t dim, const OptionalTensor& mask, bool noise, const Seed& seed,
-                   const OptionalGenerator& generator) {
+                   const Temperature& tau, std::int64_t dim, const OptionalTensor& mask, bool noise,
+                   const SymSeed& seed, const OptionalGenerator& generator) {
   check_kind(logits, "tau", tau, mask, seed);
   return call(op, {logits, mask, tau.number, tau.rows, noise, seed.number, seed.rows, generator, dim, {}});
 }
 
 at::Tensor index(const at::Tensor& logits, const Temperature& temperature, std::int64_t dim,
-                 const std::optional<c10::SymInt>& num_samples, const OptionalTensor& mask, const Seed& seed,
+                 const std::optional<c10::SymInt>& num_samples, const OptionalTensor& mask, const SymSeed& seed,
                  const OptionalGenerator& generator) {
   check_kind(logits, "temperature", temperature, mask, seed);
   return call(index_operator(),
@@ -53,7 +71,7 @@ at::Tensor index(const at::Tensor& logits, const Temperature& temperature, std::
               num_samples);
 }
 
-at::Tensor noise(c10::SymIntArrayRef size, const Seed& seed, const OptionalGenerator& generator,
+at::Tensor noise(c10::SymIntArrayRef size, const SymSeed& seed, const OptionalGenerator& generator,
                  std::optional<at::ScalarType> dtype, std::optional<at::Device> device) {
   const auto options = at::TensorOptions().dtype(dtype).device(device);
   check_device_has_kernels(options.device());
@@ -75,8 +93,7 @@ at::Tensor straight_through(const at::Tensor& logits, const Temperature& tau, st
 
 at::Tensor gumbel_softmax(const at::Tensor& logits, const Temperature& tau, bool hard, std::int64_t dim,
                           const OptionalTensor& mask, const Seed& seed, const OptionalGenerator& generator) {
-  const auto& op = hard ? one_hot_operator() : relaxed_operator();
-  return forward(op, logits, tau, dim, mask, /*noise=*/true, seed, generator);
+  return forward(forward_operator(hard), logits, tau, dim, mask, /*noise=*/true, seed, generator);
 }
 
 at::Tensor gumbel_max(const at::Tensor& logits, const Temperature& temperature, std::int64_t dim,
@@ -129,7 +146,7 @@ at::Tensor straight_through_overload(const at::Tensor& logits, Tau tau, std::int
 template <typename Tau, typename SeedArgument>
 at::Tensor gumbel_softmax_overload(const at::Tensor& logits, Tau tau, bool hard, std::int64_t dim,
                                    const OptionalTensor& mask, SeedArgument seed, const OptionalGenerator& generator) {
-  return gumbel_softmax(logits, tau, hard, dim, mask, seed, generator);
+  return forward(forward_operator(hard), logits, tau, dim, mask, /*noise=*/true, seed, generator);
 }
 template <typename Tau, typename SeedArgument>
 at::Tensor gumbel_max_overload(const at::Tensor& logits, Tau temperature, std::int64_t dim,
@@ -149,15 +166,15 @@ void implement(torch::Library& m) {
   m.impl("softmax.tau_tensor", softmax_overload<Rows>);
   m.impl("straight_through", straight_through_overload<double>);
   m.impl("straight_through.tau_tensor", straight_through_overload<Rows>);
-  m.impl("gumbel_softmax", gumbel_softmax_overload<double, OptionalInt>);
-  m.impl("gumbel_softmax.tau_tensor", gumbel_softmax_overload<Rows, OptionalInt>);
+  m.impl("gumbel_softmax", gumbel_softmax_overload<double, OptionalSeed>);
+  m.impl("gumbel_softmax.tau_tensor", gumbel_softmax_overload<Rows, OptionalSeed>);
   m.impl("gumbel_softmax.seed_tensor", gumbel_softmax_overload<double, Rows>);
   m.impl("gumbel_softmax.tensors", gumbel_softmax_overload<Rows, Rows>);
-  m.impl("gumbel_max", gumbel_max_overload<double, OptionalInt>);
-  m.impl("gumbel_max.tau_tensor", gumbel_max_overload<Rows, OptionalInt>);
+  m.impl("gumbel_max", gumbel_max_overload<double, OptionalSeed>);
+  m.impl("gumbel_max.tau_tensor", gumbel_max_overload<Rows, OptionalSeed>);
   m.impl("gumbel_max.seed_tensor", gumbel_max_overload<double, Rows>);
   m.impl("gumbel_max.tensors", gumbel_max_overload<Rows, Rows>);
-  m.impl("gumbel_noise", gumbel_noise_overload<OptionalInt>);
+  m.impl("gumbel_noise", gumbel_noise_overload<OptionalSeed>);
   m.impl("gumbel_noise.seed_tensor", gumbel_noise_overload<Rows>);
 }
 

@@ -13,9 +13,10 @@
 ///
 /// Common to all functions:
 ///   logits   float32, float64, float16 or bfloat16; any strides. Results have its shape and dtype
-///            unless said otherwise; arithmetic is in float32 (float64 for float64).
-///   tau      a positive finite number, or a floating-point tensor that broadcasts against logits with
-///            size 1 along dim (one temperature a row); the tensor gets a gradient too.
+///            unless said otherwise, and are contiguous; arithmetic is in float32 (float64 for float64).
+///   tau      a positive finite number, or a tensor of them that broadcasts against logits with size 1
+///            along dim (one temperature a row); a floating-point tensor gets a gradient too. One of no
+///            dimensions on the CPU goes with logits on any device.
 ///   mask     bool, broadcastable to logits, true where a class may be chosen; elsewhere the logit
 ///            counts as -infinity.
 ///   seed     a number, or an int64 tensor shaped as logits without dim (one seed a row); {}: drawn

@@ -10,13 +10,17 @@ namespace {
 
 using at::Tensor;
 
+Tensor new_like(const Tensor& tensor) {
+  return at::empty_symint(tensor.sym_sizes(), tensor.options());
+}
+
 Tensor like_logits(const Arguments& args) {
   check_arguments(args, "tau", /*may_be_zero=*/false);
-  return at::empty_like(args.logits);
+  return new_like(args.logits);
 }
 
 std::tuple<Tensor, Tensor> two_like_logits(const Arguments& args) {
-  return {like_logits(args), at::empty_like(args.logits)};
+  return {like_logits(args), new_like(args.logits)};
 }
 
 Tensor index_meta(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
@@ -24,17 +28,17 @@ Tensor index_meta(const Arguments& args, const std::optional<c10::SymInt>& num_s
   return at::empty_symint(check_index_shape(args.logits, dim, num_samples), args.logits.options().dtype(at::kLong));
 }
 
-Tensor noise_meta(const Tensor& like, OptionalInt seed, const OptionalTensor& row_seeds,
+Tensor noise_meta(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
                   const OptionalGenerator& generator, OptionalNumbers numbers) {
   check_noise(like, seed, row_seeds, generator, numbers);
-  return at::empty_symint(like.sym_sizes(), like.options());
+  return new_like(like);
 }
 
 std::tuple<Tensor, Tensor> backward_meta(const Tensor& grad, const Tensor& relaxed, double, const OptionalTensor&,
                                          std::int64_t dim, bool need_logits, bool need_tau) {
   dim = check_backward(grad, relaxed, dim);
   Tensor grad_logits, grad_tau;
-  if (need_logits) grad_logits = at::empty_like(relaxed);
+  if (need_logits) grad_logits = new_like(relaxed);
   if (need_tau) grad_tau = at::empty_symint(row_shape(relaxed, dim), relaxed.options().dtype(at::kDouble));
   return {grad_logits, grad_tau};
 }

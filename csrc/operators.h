@@ -15,24 +15,24 @@ namespace gumbel_ext {
 // The dispatcher hands arguments over one by one. Here alone they are listed: kernels take Arguments.
 template <typename Result>
 using ForwardSignature = Result(const at::Tensor& logits, const OptionalTensor& mask, double tau,
-                                const OptionalTensor& tau_rows, bool noise, OptionalInt seed,
+                                const OptionalTensor& tau_rows, bool noise, OptionalSeed seed,
                                 const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
                                 OptionalNumbers numbers);
 using IndexSignature = at::Tensor(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
-                                  const OptionalTensor& temperature_rows, OptionalInt seed,
+                                  const OptionalTensor& temperature_rows, OptionalSeed seed,
                                   const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
                                   std::optional<c10::SymInt> num_samples, OptionalNumbers numbers);
 
 // What the dispatcher calls for kernel(Arguments), or, of the index, kernel(Arguments, num_samples).
 template <auto kernel>
 auto forward_kernel(const at::Tensor& logits, const OptionalTensor& mask, double tau, const OptionalTensor& tau_rows,
-                    bool noise, OptionalInt seed, const OptionalTensor& row_seeds, const OptionalGenerator& generator,
+                    bool noise, OptionalSeed seed, const OptionalTensor& row_seeds, const OptionalGenerator& generator,
                     std::int64_t dim, OptionalNumbers numbers) {
   return kernel(Arguments{logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim, numbers});
 }
 template <auto kernel>
 at::Tensor index_kernel(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
-                        const OptionalTensor& temperature_rows, OptionalInt seed, const OptionalTensor& row_seeds,
+                        const OptionalTensor& temperature_rows, OptionalSeed seed, const OptionalTensor& row_seeds,
                         const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples,
                         OptionalNumbers numbers) {
   const bool noise = temperature_rows.has_value() || temperature != 0;
@@ -81,7 +81,7 @@ inline const auto& index_operator() {
 // ---- Noise ----------------------------------------------------------------------------------------------------------
 
 // Gumbel noise shaped, typed and placed as `like`, whose values are not read.
-using NoiseSignature = at::Tensor(const at::Tensor& like, OptionalInt seed, const OptionalTensor& row_seeds,
+using NoiseSignature = at::Tensor(const at::Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
                                   const OptionalGenerator& generator, OptionalNumbers numbers);
 
 inline const auto& noise_operator() {

@@ -42,9 +42,9 @@ TORCH_LIBRARY(gumbel_ext, m) {
           op + name + "(Tensor logits, " + named(temperature, "tau") + ", *, int dim=-1, Tensor? mask=None) -> Tensor",
           false);
   const Overload overloads[] = {{".tensors", tensor, "Tensor seed"},
-                                {".tau_tensor", tensor, "int? seed=None"},
+                                {".tau_tensor", tensor, "SymInt? seed=None"},
                                 {".seed_tensor", number, "Tensor seed"},
-                                {"", number, "int? seed=None"}};
+                                {"", number, "SymInt? seed=None"}};
   for (const auto& [name, temperature, seed] : overloads) {
     const std::string rest = ", Tensor? mask=None, " + seed + ", Generator? generator=None) -> Tensor";
     define("gumbel_softmax" + name + "(Tensor logits, " + named(temperature, "tau") +
@@ -54,7 +54,7 @@ TORCH_LIBRARY(gumbel_ext, m) {
                ", *, int dim=-1, SymInt? num_samples=None" + rest,
            true);
   }
-  for (const auto& [name, seed] : {std::pair{".seed_tensor", "Tensor seed"}, std::pair{"", "int? seed=None"}})
+  for (const auto& [name, seed] : {std::pair{".seed_tensor", "Tensor seed"}, std::pair{"", "SymInt? seed=None"}})
     define(std::string("gumbel_noise") + name + "(SymInt[] size, *, " + seed +
                ", Generator? generator=None, ScalarType? dtype=None, Device? device=None) -> Tensor",
            true);
@@ -62,7 +62,8 @@ TORCH_LIBRARY(gumbel_ext, m) {
   m.def("_build_info() -> str", build_info_json);
   m.def("empty_cache() -> ()", empty_cache);
   m.def("_force_cpu_plan(int[] choices) -> ()", cpu::force_plan);
-  const std::string source = "int? seed, Tensor? row_seeds, Generator? generator", numbers = ", SymInt[]? numbers=None";
+  const std::string source = "SymInt? seed, Tensor? row_seeds, Generator? generator",
+                    numbers = ", SymInt[]? numbers=None";
   const std::string inputs =
       "(Tensor logits, Tensor? mask, float tau, Tensor? tau_rows, bool noise, " + source + ", int dim";
   define("_relaxed" + inputs + numbers + ") -> Tensor", true);

@@ -151,7 +151,7 @@ Tensor index_vmap(const Arguments& args, const std::optional<c10::SymInt>& num_s
   return batch.result(batch.call_whole(index_operator(), args, num_samples), /*has_classes=*/false);
 }
 
-Tensor noise_vmap(const Tensor& like, OptionalInt seed, const OptionalTensor& row_seeds,
+Tensor noise_vmap(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
                   const OptionalGenerator& generator, OptionalNumbers numbers) {
   check_noise(like, seed, row_seeds, generator, numbers);
   const OptionalTensor none;

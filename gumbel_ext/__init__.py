@@ -39,3 +39,8 @@ __all__ = [
     "softmax",
     "straight_through",
 ]
+
+
+def __dir__() -> list[str]:
+    """The API alone: completion shows it, and none of what the package is made of."""
+    return [*__all__, "__version__"]

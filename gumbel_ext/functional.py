@@ -3,10 +3,11 @@
 Common to all of them:
 
 * ``logits``: unnormalised log-probabilities ``x = log π`` along ``dim``; float32, float64, float16 or
-  bfloat16, of any shape and strides. Results have its shape and dtype unless said otherwise; arithmetic is
-  in float32 (float64 for float64).
-* ``tau``: a positive finite number, or a floating-point tensor that broadcasts against ``logits`` with
-  size 1 along ``dim`` (one temperature a row); the tensor gets a gradient too.
+  bfloat16, of any shape and strides. Results have its shape and dtype unless said otherwise, and are
+  contiguous; arithmetic is in float32 (float64 for float64).
+* ``tau``: a positive finite number, or a tensor of them that broadcasts against ``logits`` with size 1 along
+  ``dim`` (one temperature a row); a floating-point tensor gets a gradient too. A tensor of no dimensions on
+  the CPU goes with logits on any device.
 * ``mask``: bool, broadcastable to ``logits``, True where a class may be chosen; elsewhere the logit counts
   as -∞.
 * ``seed``: an int in [-2^63, 2^64), or an int64 tensor shaped as ``logits`` without ``dim`` (one seed a
@@ -30,6 +31,7 @@ from __future__ import annotations
 
 import json
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +43,10 @@ from gumbel_ext._load import load
 
 _C: Any = load()
 _ops = torch.ops.gumbel_ext
+#: The public operators.
+OPERATORS = ("softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise", "empty_cache")
+for _name in OPERATORS:
+    getattr(_ops, _name)  # from now on `torch.ops.gumbel_ext.` completes
 
 
 def softmax(logits: Tensor, tau: float | Tensor = 1.0, *, dim: int = -1, mask: Tensor | None = None) -> Tensor:
@@ -53,7 +59,7 @@ def softmax(logits: Tensor, tau: float | Tensor = 1.0, *, dim: int = -1, mask: T
     [0.5, 0.5]
     """
     if _through_dispatcher(logits):
-        return _ops.softmax(logits, tau, dim=dim, mask=mask)
+        return _ops.softmax(logits, _traced(tau, logits), dim=dim, mask=mask)
     return _C.softmax(logits, tau, dim, mask)
 
 
@@ -66,7 +72,7 @@ def straight_through(logits: Tensor, tau: float | Tensor = 1.0, *, dim: int = -1
     [0.0, 1.0, 0.0]
     """
     if _through_dispatcher(logits):
-        return _ops.straight_through(logits, tau, dim=dim, mask=mask)
+        return _ops.straight_through(logits, _traced(tau, logits), dim=dim, mask=mask)
     return _C.straight_through(logits, tau, dim, mask)
 
 
@@ -74,22 +80,27 @@ def gumbel_softmax(
     logits: Tensor,
     tau: float | Tensor = 1.0,
     hard: bool = False,
-    *,
+    eps: float = 1e-10,
     dim: int = -1,
+    *,
     mask: Tensor | None = None,
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Gumbel-softmax sample, ``p_i ∝ exp((x_i + g_i) / τ)`` with ``g_i ~ Gumbel(0, 1)``.
 
-    Stands in for `torch.nn.functional.gumbel_softmax`. With ``hard``, the value is
-    ``one_hot(argmax(x + g))``, a draw from ``softmax(x)``, exactly 0 and 1; the gradient is ``p``'s
-    (straight-through). Source: [J], section 2; [M], section 3.
+    Stands in for `torch.nn.functional.gumbel_softmax`, whose positions and names it has; ``eps`` is
+    deprecated there and has no effect here either. With ``hard``, the value is ``one_hot(argmax(x + g))``, a
+    draw from ``softmax(x)``, exactly 0 and 1; the gradient is ``p``'s (straight-through). Source: [J],
+    section 2; [M], section 3.
 
     >>> gumbel_softmax(torch.zeros(3), hard=True, seed=0).sum().item()
     1.0
     """
+    if eps != 1e-10:
+        warnings.warn("`eps` parameter is deprecated and has no effect.", stacklevel=2)
     if _through_dispatcher(logits):
+        tau = _traced(tau, logits)
         return _ops.gumbel_softmax(logits, tau, hard, dim=dim, mask=mask, seed=_seed(seed), generator=generator)
     return _C.gumbel_softmax(logits, tau, hard, dim, mask, _seed(seed), generator)
 
@@ -115,6 +126,7 @@ def gumbel_max(
     1
     """
     if _through_dispatcher(logits):
+        temperature = _traced(temperature, logits)
         return _ops.gumbel_max(
             logits, temperature, dim=dim, num_samples=num_samples, mask=mask, seed=_seed(seed), generator=generator
         )
@@ -177,12 +189,21 @@ def _through_dispatcher(logits: Tensor) -> bool:
     return _C is None or torch.compiler.is_compiling() or has_torch_function_unary(logits)
 
 
+def _traced(number: float | Tensor, logits: Tensor) -> float | Tensor:
+    """While a compiler traces, a number as a tensor: as a number it would become a constant of the graph, which another
+    number could not use. (Of what makes a tensor of a number, compilers leave products alone open.)"""
+    if not torch.compiler.is_compiling() or isinstance(number, Tensor):
+        return number
+    return torch.ones((), dtype=torch.float64, device=logits.device) * number
+
+
 def _seed(seed: int | Tensor | None) -> int | Tensor | None:
     """The signed number with the seed's 64 bits."""
     if seed is None or isinstance(seed, Tensor):
         return seed
     try:
-        number = operator.index(seed)
+        # What a compiler leaves open is an int already, and `index` would make a constant of it.
+        number = seed if torch.compiler.is_compiling() else operator.index(seed)
     except TypeError:
         raise TypeError(f"seed: expected an int or an int64 tensor, got {type(seed).__name__}") from None
     if not -(2**63) <= number < 2**64:

@@ -1,6 +1,12 @@
-"""The operations as modules. They sample in evaluation mode as in training."""
+"""The operations as modules.
+
+``tau`` is an attribute, to be annealed as training goes on. A number stays a number; a tensor is a buffer, and a
+`torch.nn.Parameter` a parameter, so that ``.to()`` moves them and ``state_dict()`` holds them.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -8,18 +14,40 @@ from torch import Tensor
 from gumbel_ext import functional
 
 
-class GumbelSoftmax(torch.nn.Module):
-    """`gumbel_ext.gumbel_softmax`; ``tau`` is an attribute, to be annealed as training goes on.
+class _Tempered(torch.nn.Module):
+    tau: float | Tensor
+
+    def __init__(self, tau: float | Tensor, dim: int) -> None:
+        super().__init__()
+        if isinstance(tau, Tensor) and not isinstance(tau, torch.nn.Parameter):
+            self.register_buffer("tau", tau)
+        else:
+            self.tau = tau
+        self.dim = dim
+
+    def _described_tau(self) -> str:
+        """A number, or a tensor of one, as a number; of other tensors the shape."""
+        if not isinstance(self.tau, Tensor):
+            return f"{self.tau}"
+        return f"{self.tau.item():.4g}" if self.tau.numel() == 1 else f"tensor of shape {tuple(self.tau.shape)}"
+
+
+class GumbelSoftmax(_Tempered):
+    """`gumbel_ext.gumbel_softmax`, called as ``module(logits, mask=None, seed=None, generator=None)``.
+
+    In evaluation mode it samples as in training; with ``sample_in_eval=False`` it is `gumbel_ext.straight_through`
+    there: one-hot at the likeliest class, without noise (``seed`` and ``generator`` then have no effect).
 
     >>> GumbelSoftmax(tau=0.5, hard=True)(torch.zeros(2, 3)).shape
     torch.Size([2, 3])
     """
 
-    def __init__(self, tau: float | Tensor = 1.0, hard: bool = False, *, dim: int = -1) -> None:
-        super().__init__()
-        self.tau = tau
+    def __init__(
+        self, tau: float | Tensor = 1.0, hard: bool = False, *, dim: int = -1, sample_in_eval: bool = True
+    ) -> None:
+        super().__init__(tau, dim)
         self.hard = hard
-        self.dim = dim
+        self.sample_in_eval = sample_in_eval
 
     def forward(
         self,
@@ -28,28 +56,37 @@ class GumbelSoftmax(torch.nn.Module):
         seed: int | Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
+        """A sample for each row of ``logits``; the arguments are those of `gumbel_ext.gumbel_softmax`."""
+        if not (self.training or self.sample_in_eval):
+            return functional.straight_through(logits, self.tau, dim=self.dim, mask=mask)
         return functional.gumbel_softmax(
             logits, self.tau, self.hard, dim=self.dim, mask=mask, seed=seed, generator=generator
         )
 
     def extra_repr(self) -> str:
-        return f"tau={self.tau}, hard={self.hard}, dim={self.dim}"
+        in_eval = "" if self.sample_in_eval else ", sample_in_eval=False"
+        return f"tau={self._described_tau()}, hard={self.hard}, dim={self.dim}{in_eval}"
+
+    if TYPE_CHECKING:  # torch.nn.Module's own is untyped
+        __call__ = forward
 
 
-class StraightThrough(torch.nn.Module):
-    """`gumbel_ext.straight_through`: one-hot forward, softmax's gradient.
+class StraightThrough(_Tempered):
+    """`gumbel_ext.straight_through`, called as ``module(logits, mask=None)``: one-hot forward, softmax's gradient.
 
     >>> StraightThrough()(torch.tensor([0.0, 1.0])).tolist()
     [0.0, 1.0]
     """
 
     def __init__(self, tau: float | Tensor = 1.0, *, dim: int = -1) -> None:
-        super().__init__()
-        self.tau = tau
-        self.dim = dim
+        super().__init__(tau, dim)
 
     def forward(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """One-hot rows; the arguments are those of `gumbel_ext.straight_through`."""
         return functional.straight_through(logits, self.tau, dim=self.dim, mask=mask)
 
     def extra_repr(self) -> str:
-        return f"tau={self.tau}, dim={self.dim}"
+        return f"tau={self._described_tau()}, dim={self.dim}"
+
+    if TYPE_CHECKING:
+        __call__ = forward

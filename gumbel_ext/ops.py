@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from gumbel_ext import functional  # loads the library  # noqa: F401
+from gumbel_ext import functional
 
-NAMES = ("softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise", "empty_cache")
+NAMES = functional.OPERATORS
 
 
 def __getattr__(name: str) -> Any:

@@ -93,6 +93,9 @@ OPERATIONS = {
 }
 
 
+SOME_OPERATIONS = ("softmax, gradient", "hard, gradient", "gumbel_noise")  # for what takes long
+
+
 class Call(NamedTuple):
     run: Callable[[], Any]
     repeatable: bool = True
@@ -218,6 +221,8 @@ def main(names: list[str]) -> None:
     for title, operation in OPERATIONS.items():
         count = 0
         for name in names:
+            if name == "large result" and title not in SOME_OPERATIONS:
+                continue
             given = INPUTS[name]
             recorded = operation.gradient and operation.noisy and not given.rows
             least = LEAST_WHERE_RECORDED if recorded else LEAST
@@ -229,7 +234,7 @@ def main(names: list[str]) -> None:
                 failures = fail_in_turn(memory, functools.partial(prepare, operation, given), least_bytes)
                 print(failures)
                 count += failures
-        assert count > 0, f"{title}: no request failed"
+        assert count > 0 or names == ["large result"], f"{title}: no request failed"
 
 
 if __name__ == "__main__":

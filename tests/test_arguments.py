@@ -46,9 +46,9 @@ def raises(error: type[Exception], fragment: str, name: str, *args: Any, **kwarg
         (None, TypeError, ""),
         ([1.0], TypeError, ""),
         (1j, TypeError, ""),
-        (tensor(2, dtype=torch.int64), TypeError, "floating-point tensor, got a Long"),
-        (tensor(1, dtype=torch.bool), TypeError, "floating-point tensor, got a Bool"),
-        (tensor(1, dtype=torch.complex64), TypeError, "floating-point tensor, got a Complex"),
+        (tensor(1, dtype=torch.bool), TypeError, "tensor of real numbers, got a Bool"),
+        (tensor(1, dtype=torch.complex64), TypeError, "tensor of real numbers, got a Complex"),
+        (tensor(2, dtype=torch.int64), ValueError, "broadcasts"),
         (tensor(3), ValueError, "broadcasts.*size 1 along dim 1"),
         (tensor(2, 3), ValueError, "broadcasts.*size 1 along dim 1"),
         (tensor(2), ValueError, "broadcasts"),
@@ -59,7 +59,7 @@ def raises(error: type[Exception], fragment: str, name: str, *args: Any, **kwarg
     ids=str,
 )
 def test_tau(tau: Any, error: type[Exception], fragment: str, name: str, device: str) -> None:
-    """tau: positive and finite, or a floating-point tensor with one value a row."""
+    """tau: positive and finite, or a tensor of real numbers, one a row."""
     if isinstance(tau, torch.Tensor):
         tau = tau.to(device)
     raises(error, fragment, name, tensor(2, 3, device=device), tau)
@@ -245,11 +245,11 @@ def test_num_samples(num_samples: Any, error: type[Exception], device: str) -> N
 
 @pytest.mark.parametrize(
     ("name", "args"),
-    [("softmax", (1.0, -1)), ("straight_through", (1.0, -1)), ("gumbel_softmax", (1, False, 1e-10)),
-     ("gumbel_softmax", (1.0, False, 1e-10, -1)), ("gumbel_max", (1.0, -1))],
+    [("softmax", (1.0, -1)), ("straight_through", (1.0, -1)), ("gumbel_max", (1.0, -1)),
+     ("gumbel_softmax", (1.0, False, 1e-10, -1, None))],
 )  # fmt: skip
-def test_dim_is_keyword_only(name: str, args: tuple[Any, ...]) -> None:
-    """An old positional eps is an error and not a wrong dim."""
+def test_what_torch_does_not_have_is_keyword_only(name: str, args: tuple[Any, ...]) -> None:
+    """What is none of torch's positions cannot be taken for another."""
     raises(TypeError, "positional", name, tensor(2, 3), *args)
 
 

@@ -216,7 +216,7 @@ FAILURES: dict[str, dict[str, Any]] = {
     "tau": {"tau": -1.0},
     "tau of one row": {"tau": torch.tensor([[1.0], [1.0], [-1.0]])},
     "shape of tau": {"tau": torch.ones(2, 1)},
-    "dtype of tau": {"tau": torch.ones(3, 1, dtype=torch.int64)},
+    "dtype of tau": {"tau": torch.ones(3, 1, dtype=torch.bool)},
     "mask": {"mask": torch.ones(5, dtype=torch.bool)},
     "dtype of the mask": {"mask": torch.ones(4)},
     "dim": {"dim": 2},

@@ -159,14 +159,12 @@ class CachingAllocator final : public c10::Allocator {
 
 }  // namespace
 
-at::Tensor new_like(const at::Tensor& tensor, at::MemoryFormat format) {
+at::Tensor new_like(const at::Tensor& tensor) {
   const bool keeps = kept().is_on();  // or says what is wrong with the environment, whatever the size
-  if (!keeps || tensor.nbytes() < kSmallest) return at::empty_like(tensor, format);
+  if (!keeps || tensor.nbytes() < kSmallest) return at::empty(tensor.sizes(), tensor.options());
   static CachingAllocator allocator;
-  // With empty_like's strides:
-  const at::Tensor shape = at::empty_like(tensor, tensor.options().device(at::kMeta), format);
-  return at::detail::empty_strided_generic(shape.sizes(), shape.strides(), &allocator,
-                                           c10::DispatchKeySet(c10::DispatchKey::CPU), tensor.scalar_type());
+  return at::detail::empty_generic(tensor.sizes(), &allocator, c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                   tensor.scalar_type(), /*memory_format_opt=*/std::nullopt);
 }
 
 bool is_private(const at::Tensor& tensor) {

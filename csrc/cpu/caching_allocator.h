@@ -13,8 +13,8 @@ namespace gumbel_ext::cpu {
 
 constexpr std::int64_t kKeptBytes = std::int64_t(1) << 30;
 
-// As at::empty_like.
-at::Tensor new_like(const at::Tensor& tensor, at::MemoryFormat format = at::MemoryFormat::Preserve);
+// A contiguous tensor of the same shape, dtype and device, uninitialised.
+at::Tensor new_like(const at::Tensor& tensor);
 
 // Whether the tensor's memory is still the process' own, as this library or torch's allocator gave it: not a mapped
 // file, another library's array, or memory that other processes share.

@@ -19,8 +19,8 @@ struct Cpu {
   };
   static constexpr bool kHostReadsValues = true;
 
-  static Tensor new_like(const Tensor& tensor, at::MemoryFormat format = at::MemoryFormat::Preserve) {
-    return cpu::new_like(tensor, format);
+  static Tensor new_like(const Tensor& tensor) {
+    return cpu::new_like(tensor);
   }
   static Noise draw_noise(const OptionalGenerator& generator) {
     auto* source = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());

@@ -44,22 +44,19 @@ struct Products {
     }
     return tree_sum<kPacks>(sums);
   }
-  // The thread's share of what the classes add to tau's gradient, with the scale kTauGradientScale.
+  // The thread's share of what the classes add to tau's gradient, with the scale kTauGradientScale. In float, terms
+  // have a larger one, of which a pack's sum is finite.
   __device__ __forceinline__ double log_sum(C scaled_dot) const {
-    const C sum = tau_terms(scaled_dot, C(1));
-    return sum - sum == 0 ? static_cast<double>(sum) * kTauGradientScale
-                          : static_cast<double>(tau_terms(scaled_dot, C(kTauGradientScale)));
-  }
-  __device__ __forceinline__ C tau_terms(C scaled_dot, C scale) const {
-    C sums[kPacks];
+    constexpr double kScale = sizeof(C) == 4 ? 8 * kTauGradientScale : kTauGradientScale;
+    double sum = 0;
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       C terms[kClasses];
 #pragma unroll
-      for (int i = 0; i < kClasses; ++i) terms[i] = tau_gradient_term(p[k][i], dy[k][i], scaled_dot, scale);
-      sums[k] = tree_sum<kClasses>(terms);
+      for (int i = 0; i < kClasses; ++i) terms[i] = tau_gradient_term(p[k][i], dy[k][i], scaled_dot, C(kScale));
+      sum += static_cast<double>(tree_sum<kClasses>(terms));
     }
-    return tree_sum<kPacks>(sums);
+    return sum * (kTauGradientScale / kScale);
   }
   template <typename Span>
   __device__ __forceinline__ void store_gradient(const BackwardJob& job, const Span& span, C scaled_dot) const {

@@ -102,10 +102,10 @@ __global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, kP
     const auto best = winner_of(scores, span);
     const ExponentScale<C> exponent = exponents(job.tau, span.row);
     const bool undefined = is_undefined(best.score) || !(exponent.tau == exponent.tau);
+    if (job.one_hot) store_one_hot<T, kPacks, kClasses>(job.one_hot, span, best.index, undefined);
     const C sum = exponentiate(scores, exponent, best.score);
     const double total = team.combine(static_cast<double>(sum), Plus());
     store_relaxed<T>(job.relaxed, span, scores, 1 / total, undefined);
-    if (job.one_hot) store_one_hot<T, kPacks, kClasses>(job.one_hot, span, best.index, undefined);
   }
 }
 

@@ -29,8 +29,8 @@ struct Cuda {
   using Guard = c10::cuda::CUDAGuard;
   static constexpr bool kHostReadsValues = false;  // reading them would wait for the device
 
-  static Tensor new_like(const Tensor& tensor, at::MemoryFormat format = at::MemoryFormat::Preserve) {
-    return at::empty_like(tensor, format);
+  static Tensor new_like(const Tensor& tensor) {
+    return at::empty(tensor.sizes(), tensor.options());
   }
 
   // While a graph is captured, the generator's state is one that every replay moves on.

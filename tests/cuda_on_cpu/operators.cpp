@@ -25,8 +25,8 @@ struct CudaOnCpu {
   };
   static constexpr bool kHostReadsValues = false;
 
-  static Tensor new_like(const Tensor& tensor, at::MemoryFormat format = at::MemoryFormat::Preserve) {
-    Tensor result = at::empty_like(tensor, format);
+  static Tensor new_like(const Tensor& tensor) {
+    Tensor result = at::empty(tensor.sizes(), tensor.options());
     stand_in::register_output(result.data_ptr(), result.nbytes());
     return result;
   }
