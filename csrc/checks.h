@@ -1,5 +1,6 @@
-// Every argument check, once, for every device: shapes and dtypes alone, so that it serves tensors
-// without data too.
+// The argument checks, once for every device: of shapes, dtypes, devices and numbers, so that they serve tensors
+// without data too. Elsewhere is what needs more: layouts, and devices without kernels (gumbel_ext.cpp); the values of
+// a tau a row (device_operators.h); types of Python (python/module.cpp).
 #pragma once
 
 #include <ATen/WrapDimUtils.h>
@@ -108,9 +109,9 @@ inline std::int64_t check_arguments(const Arguments& args, const char* temperatu
   return dim;
 }
 
-// The shape of one index a row, with the samples last.
-inline c10::SymDimVector check_index_shape(const at::Tensor& logits, std::int64_t dim,
-                                           const std::optional<c10::SymInt>& num_samples) {
+// The shape of the index: one for each row, samples last.
+inline c10::SymDimVector index_shape(const at::Tensor& logits, std::int64_t dim,
+                                     const std::optional<c10::SymInt>& num_samples) {
   c10::SymDimVector shape(logits.sym_sizes().begin(), logits.sym_sizes().end());
   if (!shape.empty()) {
     TORCH_CHECK_INDEX(shape[dim] != 0, "logits: expected at least one class along dim ", dim, ", got shape ",
@@ -136,13 +137,6 @@ inline void check_noise(const at::Tensor& like, const OptionalSeed& seed, const 
   TORCH_CHECK_TYPE(is_supported(type), "dtype: expected float32, float64, float16 or bfloat16, got ", type);
   check_seed(like.sym_sizes(), like.dim() - 1, like.device(), seed, row_seeds, generator);
   check_numbers(numbers, like.dim());
-}
-
-// The logits' shape with size 1 along `dim`: one value a row.
-inline c10::SymDimVector row_shape(const at::Tensor& logits, std::int64_t dim) {
-  c10::SymDimVector shape(logits.sym_sizes().begin(), logits.sym_sizes().end());
-  if (!shape.empty()) shape[dim] = 1;
-  return shape;
 }
 
 // The backward operator's tensors, which autograd passes; returns `dim` counted from the front.

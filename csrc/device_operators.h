@@ -128,7 +128,7 @@ struct DeviceOperators {
 
   static Tensor index(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
     const Inputs inputs(args, "temperature", /*may_be_zero=*/true);
-    const auto shape = check_index_shape(args.logits, inputs.dim, num_samples);
+    const auto shape = index_shape(args.logits, inputs.dim, num_samples);
     Tensor out = at::empty(C10_AS_INTARRAYREF_SLOW(shape), args.logits.options().dtype(at::kLong));
     IndexJob job{inputs.scores, inputs.tau};
     job.draws = num_samples.has_value() ? num_samples->expect_int() : 1;

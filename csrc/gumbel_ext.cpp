@@ -161,21 +161,21 @@ at::Tensor gumbel_noise_overload(c10::SymIntArrayRef size, SeedArgument seed, co
 }
 
 void implement(torch::Library& m) {
-  using Rows = const at::Tensor&;
+  using PerRow = const at::Tensor&;
   m.impl("softmax", softmax_overload<double>);
-  m.impl("softmax.tau_tensor", softmax_overload<Rows>);
+  m.impl("softmax.tau_tensor", softmax_overload<PerRow>);
   m.impl("straight_through", straight_through_overload<double>);
-  m.impl("straight_through.tau_tensor", straight_through_overload<Rows>);
+  m.impl("straight_through.tau_tensor", straight_through_overload<PerRow>);
   m.impl("gumbel_softmax", gumbel_softmax_overload<double, OptionalSeed>);
-  m.impl("gumbel_softmax.tau_tensor", gumbel_softmax_overload<Rows, OptionalSeed>);
-  m.impl("gumbel_softmax.seed_tensor", gumbel_softmax_overload<double, Rows>);
-  m.impl("gumbel_softmax.tensors", gumbel_softmax_overload<Rows, Rows>);
+  m.impl("gumbel_softmax.tau_tensor", gumbel_softmax_overload<PerRow, OptionalSeed>);
+  m.impl("gumbel_softmax.seed_tensor", gumbel_softmax_overload<double, PerRow>);
+  m.impl("gumbel_softmax.tensors", gumbel_softmax_overload<PerRow, PerRow>);
   m.impl("gumbel_max", gumbel_max_overload<double, OptionalSeed>);
-  m.impl("gumbel_max.tau_tensor", gumbel_max_overload<Rows, OptionalSeed>);
-  m.impl("gumbel_max.seed_tensor", gumbel_max_overload<double, Rows>);
-  m.impl("gumbel_max.tensors", gumbel_max_overload<Rows, Rows>);
+  m.impl("gumbel_max.tau_tensor", gumbel_max_overload<PerRow, OptionalSeed>);
+  m.impl("gumbel_max.seed_tensor", gumbel_max_overload<double, PerRow>);
+  m.impl("gumbel_max.tensors", gumbel_max_overload<PerRow, PerRow>);
   m.impl("gumbel_noise", gumbel_noise_overload<OptionalSeed>);
-  m.impl("gumbel_noise.seed_tensor", gumbel_noise_overload<Rows>);
+  m.impl("gumbel_noise.seed_tensor", gumbel_noise_overload<PerRow>);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "checks.h"
 #include "operators.h"
+#include "tensor_rows.h"
 
 namespace gumbel_ext {
 namespace {
@@ -25,7 +26,7 @@ std::tuple<Tensor, Tensor> two_like_logits(const Arguments& args) {
 
 Tensor index_meta(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
   const std::int64_t dim = check_arguments(args, "temperature", /*may_be_zero=*/true);
-  return at::empty_symint(check_index_shape(args.logits, dim, num_samples), args.logits.options().dtype(at::kLong));
+  return at::empty_symint(index_shape(args.logits, dim, num_samples), args.logits.options().dtype(at::kLong));
 }
 
 Tensor noise_meta(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,

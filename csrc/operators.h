@@ -12,7 +12,8 @@ namespace gumbel_ext {
 
 // ---- Forward --------------------------------------------------------------------------------------------------------
 
-// The dispatcher hands arguments over one by one. Here alone they are listed: kernels take Arguments.
+// The dispatcher hands arguments over one by one. Here alone they are parameters: everywhere else they travel as
+// Arguments. The schemas (schemas.cpp) must match.
 template <typename Result>
 using ForwardSignature = Result(const at::Tensor& logits, const OptionalTensor& mask, double tau,
                                 const OptionalTensor& tau_rows, bool noise, OptionalSeed seed,

@@ -41,7 +41,7 @@ inline RowStrides merged_strides(at::IntArrayRef sizes, at::IntArrayRef strides,
   return rows;
 }
 
-// The rows of `tensor` along `dim`, to be read; a copy that is still to be made of it is not made for that.
+// The rows of `tensor` along `dim`, to be read: what torch copies lazily is not copied for that.
 inline Rows rows_of(const at::Tensor& tensor, std::int64_t dim) {
   Rows rows{merged_strides(tensor.sizes(), tensor.strides(), dim)};
   rows.data = const_cast<void*>(tensor.const_data_ptr());
@@ -73,11 +73,16 @@ inline Shape shape_of(const at::Tensor& tensor, std::int64_t dim) {
   return shape;
 }
 
-// One value a row, in the rows' order.
-inline at::Tensor rows_as_double(const at::Tensor& values, const at::Tensor& logits, std::int64_t dim) {
-  at::DimVector shape(logits.sizes().begin(), logits.sizes().end());
+// The logits' shape with size 1 along `dim`: one value a row.
+inline c10::SymDimVector row_shape(const at::Tensor& logits, std::int64_t dim) {
+  c10::SymDimVector shape(logits.sym_sizes().begin(), logits.sym_sizes().end());
   if (!shape.empty()) shape[dim] = 1;
-  return values.detach().expand(shape).to(at::kDouble).contiguous();
+  return shape;
+}
+
+// One value for each row, in the rows' order.
+inline at::Tensor rows_as_double(const at::Tensor& values, const at::Tensor& logits, std::int64_t dim) {
+  return values.detach().expand_symint(row_shape(logits, dim)).to(at::kDouble).contiguous();
 }
 
 }  // namespace gumbel_ext

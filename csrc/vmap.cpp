@@ -146,7 +146,7 @@ std::tuple<Tensor, Tensor> one_hot_relaxed_vmap(const Arguments& args) {
 }
 
 Tensor index_vmap(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
-  check_index_shape(args.logits, check_arguments(args, "temperature", /*may_be_zero=*/true), num_samples);
+  index_shape(args.logits, check_arguments(args, "temperature", /*may_be_zero=*/true), num_samples);
   const NoisyBatch batch(args);
   return batch.result(batch.call_whole(index_operator(), args, num_samples), /*has_classes=*/false);
 }

@@ -163,8 +163,7 @@ def test_a_seed_is_an_input_of_an_exported_program() -> None:
 
 def test_a_modules_tau_is_what_it_was_given() -> None:
     number, buffer, parameter = (
-        gumbel_ext.nn.GumbelSoftmax(tau)
-        for tau in (0.5, torch.tensor([0.5]), torch.nn.Parameter(torch.tensor([0.5])))
+        gumbel_ext.nn.GumbelSoftmax(tau) for tau in (0.5, torch.tensor([0.5]), torch.nn.Parameter(torch.tensor([0.5])))
     )
     assert number.tau == 0.5 and not number.state_dict()
     assert [name for name, _ in buffer.named_buffers()] == ["tau"] and not list(buffer.parameters())

@@ -1,4 +1,4 @@
-// How many numbers, or vectors, become one.
+// Reductions: how several numbers, or vectors, are combined into one.
 #pragma once
 
 #include "portability.h"

@@ -1,7 +1,7 @@
 // Softmax's vector-Jacobian product,
 //   dx_k = p_k (dy_k - <p, dy>) / tau,    dtau = -(1 / tau) sum_k p_k (dy_k - <p, dy>) log p_k,
-// finite wherever its true value is: <p, dy> and the differences are those of halves, which do not overflow (exact, but
-// for subnormal numbers), and the temperature comes last.
+// finite wherever its true value is: dy is halved first (exactly, but for subnormal numbers), so that <p, dy> and the
+// differences do not overflow, and the division by tau comes last.
 #pragma once
 
 #include "elementary.h"
@@ -41,7 +41,8 @@ struct GradientOfLogit {
 };
 
 // What a class adds to dtau, in units of -1 / (tau * scale). It is finite; so is the sum of a row, where `scale` is
-// kTauGradientScale (which costs subnormal terms their last digits: to be used where the usual sum is not finite).
+// kTauGradientScale, which costs subnormal terms their last digits: the CPU uses it where the usual sum is not finite,
+// CUDA always, but for a larger scale in float.
 constexpr double kTauGradientScale = 0x1p-7;
 template <typename C>
 GUMBEL_EXT_INLINE C tau_gradient_term(C p, C dy, C scaled_dot, C scale) {
@@ -92,7 +93,7 @@ struct ExtremeGradient {
   GUMBEL_EXT_INLINE C operator()(C p, C dy) const {
     const double a = static_cast<double>(p), h = scaled_difference(static_cast<double>(dy), scaled_dot);
     if (a == 0) return C(0);
-    // In the order in which nothing overflows, or is lost below the smallest number, but with the result.
+    // In an order in which no product overflows or underflows unless the result does.
     if (!tau_is_small) return static_cast<C>(a * h * first * second);
     if (h > -1 && h < 1) return static_cast<C>((a * first) * (h * second));
     return static_cast<C>(a * first * second * h);

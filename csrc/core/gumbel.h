@@ -1,4 +1,6 @@
-// Standard Gumbel noise, -log(-log(1 - v)), from Philox words.
+// Standard Gumbel noise, -log(-log(1 - v)), from Philox words: g(seed, row, class, draw) is gumbel_from_word(w), w
+// being word class % 4 of philox_words(seed, row, class / 4, draw); or, where w < kTailWords, gumbel_tail(w, w2), w2
+// being the same word with draw + kTailDraw.
 //
 // Guarantees:
 //   - a fixed sequence of operations: the same bits on every compiler, vector width and device;
@@ -40,16 +42,6 @@ GUMBEL_EXT_INLINE T gumbel_tail(std::uint32_t word, std::uint32_t continuation) 
   const std::uint64_t twice = ((static_cast<std::uint64_t>(word) << 32 | continuation) << 1) | 1u;
   const T v = static_cast<T>(static_cast<std::int64_t>(twice)) * T(0x1p-65);
   return -log_positive(-log_reduced(LogArgument<T>{T(0), -v}));
-}
-
-// g(seed, row, class, draw): the noise that every operation adds.
-template <typename T>
-GUMBEL_EXT_INLINE T gumbel_noise(std::uint64_t seed, std::uint64_t row, std::uint64_t cls, std::uint32_t draw) {
-  const std::uint32_t quad = static_cast<std::uint32_t>(cls / kPhiloxWords);
-  const std::uint32_t lane = static_cast<std::uint32_t>(cls % kPhiloxWords);
-  const std::uint32_t word = philox_words(seed, row, quad, draw).word[lane];
-  if (word >= kTailWords) return gumbel_from_word<T>(word);
-  return gumbel_tail<T>(word, philox_words(seed, row, quad, draw + kTailDraw).word[lane]);
 }
 
 }  // namespace gumbel_ext

@@ -175,7 +175,7 @@ GUMBEL_EXT_INLINE Noise& noise_of(Job& job) {
 struct TileStats {
   double max;      // of the scores; NaN where the tile holds one
   double sum;      // forward: of the exponentials relative to max; backward: of p * grad * kGradientScale
-  double log_sum;  // backward: of what the classes add to tau's gradient
+  double tau_sum;  // backward: of the classes' tau_gradient_term
   std::int64_t argmax;
 };
 

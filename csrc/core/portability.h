@@ -26,8 +26,8 @@ GUMBEL_EXT_INLINE To bit_cast(From value) {
   return result;
 }
 
-// a * b + c, rounded once. The only form in which a product meets a sum in this folder: nothing is
-// left for a compiler to contract, so every compiler and device computes the same bits.
+// a * b + c, rounded once. Wherever a rounded product would meet a sum, this is used (products by 1/2 are exact but for
+// subnormal numbers, and builds disable contraction), so every compiler and device computes the same bits.
 GUMBEL_EXT_INLINE float fused_multiply_add(float a, float b, float c) {
 #if defined(__CUDA_ARCH__)
   return __fmaf_rn(a, b, c);

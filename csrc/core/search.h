@@ -1,7 +1,7 @@
 // The search for argmax(logits / temperature + noise), in which most classes need no logarithm.
 #pragma once
 
-#include "elementary.h"
+#include "gumbel.h"
 #include "order.h"
 
 namespace gumbel_ext {
@@ -23,7 +23,8 @@ struct WordLimit {
   // log2_of_word has to be at most this (or the logit NaN, which this then is).
   GUMBEL_EXT_INLINE static float limit(float logit, float best_offset) {
     const float word_limit = fused_multiply_add(logit, 1 / kSlope, best_offset);
-    constexpr float kTail = 0x1p23f * (127 + 15);
+    constexpr float kTail = 0x1p23f * (127 + 15);  // log2_of_word(kTailWords)
+    static_assert(kTailWords == 1u << 16);
     return kTail > word_limit ? kTail : word_limit;
   }
   // The slack covers the rounding here and in the scores: a class that could win within it reaches best.

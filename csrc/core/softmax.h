@@ -39,9 +39,9 @@ struct ExponentScale {
     return fused_multiply_add(power, (fused_multiply_add(-quotient, tau, difference) + lost) / tau, power);
   }
 
-  // Half of score - max, which does not overflow. Where tau is extreme, it is enlarged as tau was, and not made of
-  // halves, which would lose the last bit of a subnormal number: what then overflows to -infinity, above 2^9 in float,
-  // is so many times tau that its exponential is 0.
+  // Half of score - max, which does not overflow. Where tau is extreme, the difference is enlarged as tau was, and not
+  // made of halves, which would lose the last bit of a subnormal number. Differences that then overflow to -infinity
+  // (above 2^9 in float) are so many times tau that their exponential is 0.
   GUMBEL_EXT_INLINE C half_difference(C score, C max) const {
     if (is_extreme) return (score - max) * static_cast<C>(kEnlarge) * static_cast<C>(kEnlarge / 2);
     return score * C(0.5) - max * C(0.5);
@@ -52,9 +52,9 @@ struct ExponentScale {
   static constexpr double kEnlarge = sizeof(C) == 4 ? 0x1p60 : 0x1p500;
 };
 
-// The exponentials of a row, score by score. Where the largest score is near zero, products score * scale are exact but
-// for what meets in the exponent's fraction, and no difference of scores is ever rounded. Where it is not, scores first
-// become half_differences (exact for all scores whose exponential is not 0), whose largest is 0.
+// The exponentials of a row, score by score. Where the largest score is near zero, exponents are fused products of
+// score and scale: scores are never subtracted from each other, so no difference is rounded. Elsewhere scores first
+// become half_differences (exact where the exponential is not 0), whose largest is 0.
 template <typename C>
 struct Exponential {
   TwoPart<C> scale;

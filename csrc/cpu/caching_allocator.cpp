@@ -28,7 +28,8 @@ constexpr std::size_t kSmallest = std::size_t(32) << 20;
 constexpr std::size_t kHugePage = std::size_t(2) << 20;
 constexpr std::size_t kMostBlocks = 1024;
 
-// Memory for a tensor. Its address says all, so that a tensor's context is its data, as torch's lazy copies need it.
+// Memory for a tensor. Its size follows from its address, so that a DataPtr's context is the data itself, as torch's
+// copy-on-write requires.
 struct Block {
   void* data = nullptr;
   std::size_t bytes = 0;
@@ -160,7 +161,7 @@ class CachingAllocator final : public c10::Allocator {
 }  // namespace
 
 at::Tensor new_like(const at::Tensor& tensor) {
-  const bool keeps = kept().is_on();  // or says what is wrong with the environment, whatever the size
+  const bool keeps = kept().is_on();  // first: a wrong limit in the environment is an error whatever the size
   if (!keeps || tensor.nbytes() < kSmallest) return at::empty(tensor.sizes(), tensor.options());
   static CachingAllocator allocator;
   return at::detail::empty_generic(tensor.sizes(), &allocator, c10::DispatchKeySet(c10::DispatchKey::CPU),

@@ -16,7 +16,7 @@ struct GroupState {
   std::int64_t rows;
   TileStats* stats;      // [tiles][rows]
   TileStats* row_stats;  // [rows], from combine; where tiles > 1
-  void* row_buffer;      // of the working precision, [rows][tiles or, in place, 1][kTileClasses]; where tiles > 1
+  void* row_buffer;      // forward, where tiles > 1: [rows][tiles or, in place, 1][kTileClasses] numbers
 };
 
 // The draws [first_draw, first_draw + draws) of a group's rows.

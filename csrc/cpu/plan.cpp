@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::int64_t kThreadClasses = 8192;  // less work than this stays on one thread
 constexpr std::int64_t kFewestClasses = 16;    // shorter rows cost as much as these
-constexpr std::int64_t kSearchClasses = 64;    // of fewer, most may win
+constexpr std::int64_t kSearchClasses = 64;    // of so few, most may win
 
 enum Choice : std::size_t { kWay, kGroupRows, kInPlace, kParts, kShareTiles };
 
@@ -81,9 +81,9 @@ Plan plan_forward(const ForwardJob& job, const ElementTraits& element, std::int6
   return plan;
 }
 
-//   working precision   classes      way
-//   float               64 or more   search
-//   others                           rows
+//   working precision   noise   classes        way
+//   float               yes     more than 64   search
+//   others                                     rows
 Plan plan_index(const IndexJob& job, const ElementTraits& element, std::int64_t threads) {
   const Shape& shape = job.scores.shape;
   Plan plan;

@@ -8,7 +8,7 @@
 
 namespace gumbel_ext::cpu {
 
-// Adjacent rows with strided classes are handled in the number that shares a cache line.
+// Adjacent rows with strided classes are handled in this number: a cache line, and a vector, of float32.
 constexpr std::int64_t kAdjacentRows = 16;
 // A transposed block has one vector of rows, or so many.
 constexpr int kBlockVectors = 4;

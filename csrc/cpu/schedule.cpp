@@ -135,7 +135,7 @@ void run_index_tasks(const ElementKernels& kernels, const IndexJob& job, const P
   if (shape.rows == 0 || shape.classes == 0 || job.draws == 0) return ready();
   const std::int64_t tiles = shape.tiles(), blocks = divide_up(job.draws, kDrawsPerTask);
   const std::int64_t most = plan.group_rows * std::min(job.draws, kDrawsPerTask);
-  const std::int64_t bests = plan.share_tiles ? plan.parts : 1;  // a part's own winners, of which the first wins
+  const std::int64_t bests = plan.share_tiles ? plan.parts : 1;  // parts that share tiles have winners of their own
   const CallMemory memory(plan.parts, kernels.workspace_bytes(shape, plan), groups_at_work(plan),
                           bests * most * std::int64_t(sizeof(Best)));
   ready();
@@ -233,7 +233,7 @@ void run_backward(const ElementKernels& kernels, const BackwardJob& job) {
       [&](const GroupState& group) {
         for (std::int64_t r = 0; r < group.rows && job.grad_tau; ++r) {
           double sum = 0;
-          for (std::int64_t t = 0; t < job.shape.tiles(); ++t) sum += group.stats[t * group.rows + r].log_sum;
+          for (std::int64_t t = 0; t < job.shape.tiles(); ++t) sum += group.stats[t * group.rows + r].tau_sum;
           job.grad_tau[group.first_row + r] = tau_gradient(sum, job.tau[group.first_row + r]);
         }
       });

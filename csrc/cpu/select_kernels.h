@@ -1,4 +1,4 @@
-// Which copy of the row kernels runs on this processor.
+// Which copy of the kernels runs on this processor.
 #pragma once
 
 #include <string>

@@ -46,7 +46,7 @@ struct Products {
   }
   // The thread's share of what the classes add to tau's gradient, with the scale kTauGradientScale. In float, terms
   // have a larger one, of which a pack's sum is finite.
-  __device__ __forceinline__ double log_sum(C scaled_dot) const {
+  __device__ __forceinline__ double tau_sum(C scaled_dot) const {
     constexpr double kScale = sizeof(C) == 4 ? 8 * kTauGradientScale : kTauGradientScale;
     double sum = 0;
 #pragma unroll
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, (k
     products.load(job, span);
     const C scaled_dot = bounded_dot<C>(team.combine(products.scaled_dot(), Plus()));
     if constexpr (kTau) {
-      const double sum = team.combine(products.log_sum(scaled_dot), Plus());
+      const double sum = team.combine(products.tau_sum(scaled_dot), Plus());
       if (team.rank() == 0 && span.count > 0) job.grad_tau[span.row] = tau_gradient(sum, job.tau[span.row]);
     }
     if (job.grad_logits) products.store_gradient(job, span, scaled_dot);
@@ -160,8 +160,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     products.load(job, span);
     const C scaled_dot = bounded_dot<C>(scaled_dots[span.row]);
     if (job.grad_tau) {
-      const double sum = team.combine(products.log_sum(scaled_dot), Plus());
-      if (team.rank() == 0) stats[task].log_sum = sum;
+      const double sum = team.combine(products.tau_sum(scaled_dot), Plus());
+      if (team.rank() == 0) stats[task].tau_sum = sum;
     }
     if (job.grad_logits) products.store_gradient(job, span, scaled_dot);
   });
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 
 static __global__ void __launch_bounds__(kTileThreads, 2)
     backward_tau(const __grid_constant__ BackwardJob job, const TileStats* stats) {
-  sum_tiles(job.shape, stats, [](const TileStats& tile) { return tile.log_sum; }, job.grad_tau, &job.tau);
+  sum_tiles(job.shape, stats, [](const TileStats& tile) { return tile.tau_sum; }, job.grad_tau, &job.tau);
 }
 
 }  // namespace gumbel_ext::cuda

@@ -9,7 +9,7 @@ cudaError_t run_team(const IndexJob& job, const Launcher& launch, Best* partial)
   constexpr int kDraws = sizeof(T) == 4 ? 4 : 2;
   const std::int64_t rows = job.scores.shape.rows, parts = launch.plan.parts;
   if (job.draws == 1) return launch.rows(index_rows<T, Team, 1>, rows, parts, job, parts, partial);
-  return launch.rows(index_rows<T, Team, kDraws>, rows, (job.draws + kDraws - 1) / kDraws * parts, job, parts, partial);
+  return launch.rows(index_rows<T, Team, kDraws>, rows, divide_up(job.draws, kDraws) * parts, job, parts, partial);
 }
 
 // How many winners the parts of a plan have, where they are several.
@@ -45,7 +45,7 @@ cudaError_t run(const IndexJob& job, Element element, const Context& context) {
     const cudaError_t error = run_plan<T>(job, launch, partial, nullptr);
     const RowScalar& t = job.temperature;
     if (error != cudaSuccess || !(t.rows || (t.value > 0 && t.value < 1))) return error;  // nothing can be marked
-    return launch(index_again<T>, (results + kIndexThreads - 1) / kIndexThreads, kIndexThreads, job, launch.plan.parts);
+    return launch(index_again<T>, divide_up(results, kIndexThreads), kIndexThreads, job, launch.plan.parts);
   });
 }
 
@@ -54,13 +54,13 @@ cudaError_t run_one_hot(const ForwardJob& job, Element element, const Context& c
   IndexJob index{job.scores, {}, 1};
   const Launcher launch{context, context.plan.value_or(plan_index(index, context.limits))};
   Best* winners = launch.workspace<Best>(shape.rows + partial_winners(index, launch.plan));
-  context.before_launch();
+  if (context.before_launch) context.before_launch();
   index.scores.noise = job.scores.noise;
   return visit_element(element, [&]<typename T>(T) {
     const cudaError_t error = run_plan<T>(index, launch, winners + shape.rows, winners);
     if (error != cudaSuccess) return error;
-    const std::int64_t packs = (shape.classes + kPackClasses<T> - 1) / kPackClasses<T> * shape.rows;
-    return launch(one_hot_packs<T>, (packs + kIndexThreads - 1) / kIndexThreads, kIndexThreads, job, winners);
+    const std::int64_t packs = divide_up(shape.classes, kPackClasses<T>) * shape.rows;
+    return launch(one_hot_packs<T>, divide_up(packs, kIndexThreads), kIndexThreads, job, winners);
   });
 }
 

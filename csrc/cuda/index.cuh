@@ -111,7 +111,7 @@ __device__ __forceinline__ void search_span(Winner<Compute<T>> (&best)[kDraws], 
       }
   }
 #pragma unroll
-  for (int d = 0; d < kDraws; ++d) best[d] = span.team.combine(searches[d].best, First());
+  for (int d = 0; d < kDraws; ++d) best[d] = span.team.combine(searches[d].best, Better());
 }
 
 // A row in parts of one width, whole packs; the last may be shorter, or empty.
@@ -185,8 +185,8 @@ static __global__ void __launch_bounds__(kIndexThreads, 2)
   const BlockTeam team{scratch};
   for (std::int64_t i = team.first(); i < job.scores.shape.rows * job.draws; i += team.step()) {
     Best mine{-__builtin_inf(), job.scores.shape.classes};
-    for (std::int64_t p = team.rank(); p < parts; p += team.size()) mine = First()(mine, partial[i * parts + p]);
-    const Best best = team.combine(mine, First());
+    for (std::int64_t p = team.rank(); p < parts; p += team.size()) mine = Better()(mine, partial[i * parts + p]);
+    const Best best = team.combine(mine, Better());
     if (team.rank() != 0) continue;
     if (winners)
       winners[i] = best;
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(kIndexThreads, 2)
       const auto span = row_parts.span(team, shape, row, part);
       Winner<C> found[1];
       search_span<T>(found, job.scores, span, span.count, quotient, draw);
-      best = First()(best, Best{static_cast<double>(found[0].score), span.begin + found[0].index});
+      best = Better()(best, Best{static_cast<double>(found[0].score), span.begin + found[0].index});
     }
     return best;
   };

@@ -64,7 +64,7 @@ struct Launcher {
     const std::int64_t at_once = plan.kernel == Kernel::kWarp     ? plan.threads / plan.lanes
                                  : plan.kernel == Kernel::kAcross ? kWarp
                                                                   : 1;
-    return (*this)(kernel, (rows + at_once - 1) / at_once * tasks_per_row, plan.threads, arguments...);
+    return (*this)(kernel, divide_up(rows, at_once) * tasks_per_row, plan.threads, arguments...);
   }
   template <typename V>
   V* workspace(std::int64_t count) const {

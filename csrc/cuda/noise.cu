@@ -6,8 +6,8 @@ namespace gumbel_ext::cuda {
 cudaError_t run(const NoiseJob& job, Element element, const Context& context) {
   if (job.shape.rows == 0 || job.shape.classes == 0) return cudaSuccess;
   return visit_element(element, [&]<typename T>(T) {
-    const std::int64_t packs = (job.shape.classes + kPackClasses<T> - 1) / kPackClasses<T> * job.shape.rows;
-    return Launcher{context, {}}(noise_packs<T>, (packs + kNoiseThreads - 1) / kNoiseThreads, kNoiseThreads, job);
+    const std::int64_t packs = divide_up(job.shape.classes, kPackClasses<T>) * job.shape.rows;
+    return Launcher{context, {}}(noise_packs<T>, divide_up(packs, kNoiseThreads), kNoiseThreads, job);
   });
 }
 

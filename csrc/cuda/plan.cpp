@@ -39,10 +39,11 @@ Plan block_plan(std::int64_t classes, int items, int blocks) {
 
 }  // namespace
 
+// The first line that fits:
 //   classes             rows                            kernel
-//   to 128              any                             4 to 32 lanes a row, a pack each
-//   to 1024             any                             a warp a row, 8 to 32 classes a lane
 //   to 512              adjacent                        a lane of each of 1 to 16 warps, 16 or 32 classes each
+//   to 128              any                             4 to 32 lanes a row, a pack each (16-bit types: to 256)
+//   to 1024             any                             a warp a row, 8 to 32 classes a lane
 //   to 8192             any                             a block a row, 16 classes a thread
 //   to 16384            any                             a block a row, 32 classes a thread
 //   above 8192          too few to occupy the device,   a cluster of as many blocks as there may be
@@ -84,10 +85,11 @@ Plan plan_rows(const Shape& shape, const Rows& rows, Element element, const Devi
   return Plan();  // tiles
 }
 
+// The first line that fits:
 //   classes     rows           kernel
+//   any         adjacent       a lane of each of 1 to 8 warps
 //   to 32       any            4 or 8 lanes a row
 //   to 4096     any            a warp a row
-//   any         adjacent       a lane of each of 1 to 8 warps
 //   longer      any            a block a row
 // Rows that, by 32 or one a block, are too few to occupy the device are cut into parts, each as a row; then
 // one block a row puts them together.

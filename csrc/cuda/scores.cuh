@@ -1,4 +1,4 @@
-// The first stages of every operation: a team's logits in registers, masked, with noise.
+// The first stages of the forward, index and noise kernels: a team's logits in registers, masked, with noise.
 #pragma once
 
 #include "../core/gumbel.h"
@@ -85,8 +85,8 @@ struct Winner {
   int index;
 };
 
-// Of two results for a row, the row's.
-struct First {
+// The better of two results for one row (core/order.h).
+struct Better {
   template <typename Result>
   __device__ __forceinline__ Result operator()(const Result& a, const Result& b) const {
     const bool a_wins = wins(a.score, a.index, b.score, b.index);
@@ -103,7 +103,7 @@ __device__ __forceinline__ Winner<C> winner_of(const C (&scores)[kPacks][kClasse
 #pragma unroll
     for (int i = 0; i < kClasses; ++i)
       if (beats(scores[p][i], best.score)) best = {scores[p][i], span.first(p) + i};
-  return span.team.combine(best, First());
+  return span.team.combine(best, Better());
 }
 
 // The row's temperature; NaN in place of an invalid one.

@@ -3,6 +3,7 @@
 
 #include "../../core/fold.h"
 #include "../../core/gradient.h"
+#include "../simd/reduce.h"
 #include "../tile/buffers.h"
 #include "../tile/tile.h"
 
@@ -86,7 +87,7 @@ GUMBEL_EXT_INLINE double sum_tau_terms(C* scratch, const C* p, const C* dy, std:
 }
 // The same with the scale kTauGradientScale.
 template <typename C>
-GUMBEL_EXT_INLINE double log_sum_row(C* scratch, const C* p, const C* dy, std::int64_t n, C scaled_dot) {
+GUMBEL_EXT_INLINE double tau_sum_row(C* scratch, const C* p, const C* dy, std::int64_t n, C scaled_dot) {
   const double sum = sum_tau_terms(scratch, p, dy, n, scaled_dot, C(1));
   if (sum - sum == 0) return sum * kTauGradientScale;
   return sum_tau_terms(scratch, p, dy, n, scaled_dot, C(kTauGradientScale));
@@ -105,7 +106,7 @@ GUMBEL_EXT_INLINE void write_gradients(const BackwardJob& job, const Tile& tile,
     const E *p = static_cast<const E*>(buffers.rows[r]), *dy = static_cast<const E*>(buffers.second_rows[r]);
     // dx may be written over p, so it comes last.
     if constexpr (std::is_same_v<E, C>)
-      if (job.grad_tau) stats[r].log_sum = log_sum_row(buffers.noise, p, dy, tile.width, bounded_dot<C>(scaled_dot));
+      if (job.grad_tau) stats[r].tau_sum = tau_sum_row(buffers.noise, p, dy, tile.width, bounded_dot<C>(scaled_dot));
     if (job.grad_logits)
       sink.row(r, [&](auto* dx) __attribute__((always_inline)) {
         gradient_row(dx, p, dy, tile.width, scaled_dot,

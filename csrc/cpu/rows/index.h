@@ -18,7 +18,7 @@ GUMBEL_EXT_INLINE void update_best(Best& best, const C* scores, std::int64_t n, 
   if (beats(max, best.score)) best = {static_cast<double>(max), begin + find_first(scores, n, max)};
 }
 
-// Whether any of a vector's classes can win.
+// Which of a vector's classes can win.
 template <typename T>
 GUMBEL_EXT_INLINE VecMask<float> may_win(const T* in, const std::uint32_t* words, float best_offset) {
   float logits[kLanes<float>];
@@ -37,7 +37,7 @@ template <typename T>
 GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& tile, std::int64_t row,
                                   std::uint32_t draw, const T* logits, const std::uint32_t* words) {
   constexpr int kWidth = kLanes<float>;
-  float scores[2 * kWidth], some_noise[kWidth];
+  float scores[kWidth], some_noise[kWidth];
   T last_logits[kSearchBlock];
   for (std::int64_t k = 0; k < tile.width; k += kSearchBlock) {
     const T* block = logits + k;

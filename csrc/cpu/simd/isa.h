@@ -1,5 +1,5 @@
-// The row kernels are compiled once per instruction set, each copy in a namespace of its own, from
-// the same source: same operations in the same order, so same bits. GUMBEL_EXT_ISA names the copy.
+// The kernels are compiled once for each instruction set, each copy in a namespace of its own, from the
+// same source: same operations in the same order, so same bits. GUMBEL_EXT_ISA names the copy.
 #pragma once
 
 #include "../../core/portability.h"

@@ -32,7 +32,7 @@ struct Buffers {
     std::uintptr_t next = reinterpret_cast<std::uintptr_t>(workspace);  // also of no workspace, to know the size
     const std::int64_t width = tile_width(shape), rows_in_group = plan.group_rows;
     const std::int64_t values = rows_in_group * padded<C>(width) + kVecBytes;
-    const std::int64_t counters = rows_in_group * ((width + 3) / 4) + kVecBytes;
+    const std::int64_t counters = rows_in_group * divide_up(width, 4) + kVecBytes;
     const auto take = [&](auto*& pointer, std::int64_t count) __attribute__((always_inline)) {
       pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(next);
       next += static_cast<std::uintptr_t>(round_up(count * std::int64_t(sizeof(*pointer)), kVecBytes));

@@ -6,8 +6,9 @@
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
-// A few cache lines at every step of a philox_fill, so that its last step asks for about the last line. These are
-// hints: a few too many do no harm, and of a tensor whose rows follow no simple rule only the first line is asked for.
+// Prefetches a few cache lines at every step of philox_fill_rows, _each or _block, paced so that the last step reaches
+// about the last line. These are hints: a few too many do no harm, and of a tensor whose rows follow no simple rule
+// only the first line is asked for.
 template <typename T, int kTensors>
 class Prefetch {
  public:
@@ -15,7 +16,7 @@ class Prefetch {
   template <typename... Tensors>
   GUMBEL_EXT_INLINE Prefetch(std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t n,
                              const Tensors&... tensors)
-      : steps_a_run_(lines_of(rows) / kLinesAStep),
+      : steps_a_run_(line_count(rows) / kLinesAStep),
         steps_left_(steps_a_run_),
         lines_{lines_of(tensors, first, rows, begin, n)...} {
   }
@@ -43,9 +44,9 @@ class Prefetch {
     std::int64_t distance, to_next_run = 0;
   };
 
-  // Cache lines that `rows` contiguous elements take up.
-  static GUMBEL_EXT_INLINE std::int64_t lines_of(std::int64_t rows) {
-    return (rows * std::int64_t(sizeof(T)) + kLine - 1) / kLine;
+  // Cache lines that contiguous elements take up.
+  static GUMBEL_EXT_INLINE std::int64_t line_count(std::int64_t elements) {
+    return divide_up(elements * std::int64_t(sizeof(T)), kLine);
   }
 
   static GUMBEL_EXT_INLINE Lines lines_of(const Rows& tensor, std::int64_t first, std::int64_t rows, std::int64_t begin,
@@ -54,7 +55,7 @@ class Prefetch {
     const char* start = reinterpret_cast<const char*>(element<T>(tensor, first, begin));
     if (rows == 1 ? tensor.class_stride == 1 : is_dense(tensor, n)) return {start, kLine};
     const std::int64_t stride = tensor.class_stride * std::int64_t(sizeof(T));
-    const std::int64_t together = adjacent_rows(tensor, first, rows, rows), lines = lines_of(together);
+    const std::int64_t together = adjacent_rows(tensor, first, rows, rows), lines = line_count(together);
     // The line that a run ends in: the one it begins in was touched with the rows before.
     start += (lines == 1 ? together * std::int64_t(sizeof(T)) : kLine) - 1;
     if (lines == 1) return {start, together > 1 ? stride : 0};

@@ -1,4 +1,4 @@
-// The first stages of every operation: noise for a tile of a group, and logits + noise.
+// The first stages of the forward, index and noise kernels: noise for a tile, and logits + noise.
 #pragma once
 
 #include "../../core/gumbel.h"
@@ -143,7 +143,7 @@ GUMBEL_EXT_INLINE C row_max(const RunningMax<C>& lanes) {
 template <typename C, typename T>
 GUMBEL_EXT_INLINE RunningMax<C> add_noise(C* scores, const T* logits, const C* noise, std::int64_t n) {
   constexpr std::int64_t kLane = kLanes<C>, kPart = kPartLanes<C>;
-  constexpr int kRuns = 4;  // maxima of every fourth register: one would wait for itself
+  constexpr int kRuns = 4;  // independent maxima: one would wait for itself
   RunningMax<C> found;
   std::int64_t k = 0;
   const auto add_runs = [&](auto score) __attribute__((always_inline)) {
@@ -189,6 +189,7 @@ GUMBEL_EXT_INLINE std::int64_t find_first(const C* scores, std::int64_t n, C val
     return lane_bits<C>(value == value ? equal<C>(v, broadcast(value)) : is_nan<C>(v));
   };
   if (n <= kShortVectors * kLanes<C>) {
+    static_assert(kShortVectors * kLanes<C> <= 64, "the hits of a short row have to fit a word");
     std::uint64_t bits = 0;  // no branch: where the class lies is as good as random
     for (std::int64_t k = 0; k < n; k += kLanes<C>) bits |= std::uint64_t{hits(k)} << k;
     return __builtin_ctzll(bits);

@@ -8,8 +8,10 @@
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
-// A block whose classes are strided, as runs of adjacent rows: one, but where rows cross from one position of an outer
-// dimension to the next. Of several, none goes from one vector to the next.
+static_assert(kMostBlockRows == kBlockVectors * kLanes<float>);
+
+// The runs of adjacent rows in a block with strided classes: one, or, where the block crosses from one position of an
+// outer dimension to the next, several, of which none crosses a vector's end.
 template <typename T, int kRows>
 struct BlockRuns {
   static constexpr int kLane = kLanes<Compute<T>>;
@@ -112,11 +114,10 @@ GUMBEL_EXT_INLINE LaneSums<C> sum_each_lane(std::int64_t n, Term term) {
   LaneSums<C> total[kTotals];
   for_each_step<kRun * kChunk>(n, [&](std::int64_t first, auto count) __attribute__((always_inline)) {
     const auto sum_of = [&](int in_chunk) __attribute__((always_inline)) {
-      return LaneSums<C>(
-          sum_run<C>((count + kChunk - 1) / kChunk, [&](std::int64_t chunk) __attribute__((always_inline)) {
-            const int k = static_cast<int>(chunk) * kChunk + in_chunk;
-            return k < count ? term(first + k) : Vec<C>{};
-          }));
+      return LaneSums<C>(sum_run<C>(divide_up(count, kChunk), [&](std::int64_t chunk) __attribute__((always_inline)) {
+        const int k = static_cast<int>(chunk) * kChunk + in_chunk;
+        return k < count ? term(first + k) : Vec<C>{};
+      }));
     };
     for (int lane = 0; lane < kTotals; ++lane) {
       LaneSums<C> run = sum_of(lane);
