@@ -1,5 +1,5 @@
-"""gumbel_ext in place of torch's own functions and modules: the same positions, names, warnings, shapes and strides. What
-changes from call to call, a temperature or a seed, changes without a new compilation."""
+"""gumbel_ext in place of torch's own functions and modules: the same positions, names, warnings, shapes and strides. A
+temperature or a seed changes from call to call without a new compilation."""
 
 from __future__ import annotations
 
