@@ -227,8 +227,12 @@ def test_invalid_temperatures_give_nan(cuda: Any, dtype: torch.dtype) -> None:
 
 
 def test_the_tests_of_the_cpu_hold(library: Path) -> None:
-    """With these kernels in the CPU's place, what the other tests ask of values, indices, gradients and noise."""
-    run(*on_device.cpu_tests("values", "indices", "gradients", "noise"), GUMBEL_EXT_TEST_KERNELS=str(library))
+    """With these kernels in the CPU's place, what the other tests ask of values, indices, gradients and noise.
+
+    One type of 16 bits stands for both, whose conversions the tests above compare.
+    """
+    command = on_device.cpu_tests("values", "indices", "gradients", "noise", but=("bfloat16",))
+    run(*command, GUMBEL_EXT_TEST_KERNELS=str(library))
 
 
 def test_hard_inputs(library: Path) -> None:

@@ -31,7 +31,7 @@ def needs(gib: int) -> None:
         pytest.skip(f"needs {gib + 1} GiB of free memory, found {available() / GIB:.1f}")
 
 
-@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("last", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_one_row_of_more_than_2_31_classes(last: bool) -> None:
     """The class is counted in 64 bits: among a few classes allowed, the index is the reference's."""
     needs(4)
