@@ -131,28 +131,41 @@ void empty_cache() {
   cpu::release_kept();
 }
 
-// ---- As operators: Tau and SeedArgument are a number or a tensor ----------------------------------------------------
+// ---- As operators ---------------------------------------------------------------------------------------------------
 
 namespace {
 
+// What the schemas have for a temperature and for a seed: a number, or a tensor with one a row.
+using Number = const at::Scalar&;
+using PerRow = const at::Tensor&;
+
+Temperature to_temperature(const char* name, Number number) {
+  TORCH_CHECK_TYPE(!number.isComplex(), name, ": expected a number or a tensor of real numbers, got a complex number");
+  return number.toDouble();
+}
+Temperature to_temperature(const char*, PerRow rows) {
+  return rows;
+}
+
 template <typename Tau>
 at::Tensor softmax_overload(const at::Tensor& logits, Tau tau, std::int64_t dim, const OptionalTensor& mask) {
-  return softmax(logits, tau, dim, mask);
+  return softmax(logits, to_temperature("tau", tau), dim, mask);
 }
 template <typename Tau>
 at::Tensor straight_through_overload(const at::Tensor& logits, Tau tau, std::int64_t dim, const OptionalTensor& mask) {
-  return straight_through(logits, tau, dim, mask);
+  return straight_through(logits, to_temperature("tau", tau), dim, mask);
 }
 template <typename Tau, typename SeedArgument>
 at::Tensor gumbel_softmax_overload(const at::Tensor& logits, Tau tau, bool hard, std::int64_t dim,
                                    const OptionalTensor& mask, SeedArgument seed, const OptionalGenerator& generator) {
-  return forward(forward_operator(hard), logits, tau, dim, mask, /*noise=*/true, seed, generator);
+  return forward(forward_operator(hard), logits, to_temperature("tau", tau), dim, mask, /*noise=*/true, seed,
+                 generator);
 }
 template <typename Tau, typename SeedArgument>
 at::Tensor gumbel_max_overload(const at::Tensor& logits, Tau temperature, std::int64_t dim,
                                std::optional<c10::SymInt> num_samples, const OptionalTensor& mask, SeedArgument seed,
                                const OptionalGenerator& generator) {
-  return index(logits, temperature, dim, std::move(num_samples), mask, seed, generator);
+  return index(logits, to_temperature("temperature", temperature), dim, std::move(num_samples), mask, seed, generator);
 }
 template <typename SeedArgument>
 at::Tensor gumbel_noise_overload(c10::SymIntArrayRef size, SeedArgument seed, const OptionalGenerator& generator,
@@ -161,18 +174,17 @@ at::Tensor gumbel_noise_overload(c10::SymIntArrayRef size, SeedArgument seed, co
 }
 
 void implement(torch::Library& m) {
-  using PerRow = const at::Tensor&;
-  m.impl("softmax", softmax_overload<double>);
+  m.impl("softmax", softmax_overload<Number>);
   m.impl("softmax.tau_tensor", softmax_overload<PerRow>);
-  m.impl("straight_through", straight_through_overload<double>);
+  m.impl("straight_through", straight_through_overload<Number>);
   m.impl("straight_through.tau_tensor", straight_through_overload<PerRow>);
-  m.impl("gumbel_softmax", gumbel_softmax_overload<double, OptionalSeed>);
+  m.impl("gumbel_softmax", gumbel_softmax_overload<Number, OptionalSeed>);
   m.impl("gumbel_softmax.tau_tensor", gumbel_softmax_overload<PerRow, OptionalSeed>);
-  m.impl("gumbel_softmax.seed_tensor", gumbel_softmax_overload<double, PerRow>);
+  m.impl("gumbel_softmax.seed_tensor", gumbel_softmax_overload<Number, PerRow>);
   m.impl("gumbel_softmax.tensors", gumbel_softmax_overload<PerRow, PerRow>);
-  m.impl("gumbel_max", gumbel_max_overload<double, OptionalSeed>);
+  m.impl("gumbel_max", gumbel_max_overload<Number, OptionalSeed>);
   m.impl("gumbel_max.tau_tensor", gumbel_max_overload<PerRow, OptionalSeed>);
-  m.impl("gumbel_max.seed_tensor", gumbel_max_overload<double, PerRow>);
+  m.impl("gumbel_max.seed_tensor", gumbel_max_overload<Number, PerRow>);
   m.impl("gumbel_max.tensors", gumbel_max_overload<PerRow, PerRow>);
   m.impl("gumbel_noise", gumbel_noise_overload<OptionalSeed>);
   m.impl("gumbel_noise.seed_tensor", gumbel_noise_overload<PerRow>);

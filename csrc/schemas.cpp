@@ -21,7 +21,8 @@ std::string build_info_json() {
 }  // namespace
 
 // Each public operator has an overload for a tensor and for a number, of the temperature and of the seed; those
-// for tensors come first, since the first that fits is called and a tensor of one element fits a number too.
+// for tensors come first, since the first that fits is called and a tensor of one element fits an int too. A
+// temperature is a Scalar, which a compiler may leave open.
 TORCH_LIBRARY(gumbel_ext, m) {
   const auto define = [&](const std::string& schema, bool random) {
     const std::vector<at::Tag> pure_tags = {at::Tag::pt2_compliant_tag};
@@ -31,7 +32,8 @@ TORCH_LIBRARY(gumbel_ext, m) {
   struct Overload {
     std::string name, temperature, seed;
   };
-  const std::string number = "float NAME=1.0", tensor = "Tensor NAME";
+  const std::string number = "Scalar NAME=1.0", tensor = "Tensor NAME", seed_number = "SymInt? seed=None",
+                    seed_tensor = "Tensor seed";
   const auto named = [](std::string argument, const char* name) {
     return argument.replace(argument.find("NAME"), 4, name);
   };
@@ -41,10 +43,10 @@ TORCH_LIBRARY(gumbel_ext, m) {
       define(
           op + name + "(Tensor logits, " + named(temperature, "tau") + ", *, int dim=-1, Tensor? mask=None) -> Tensor",
           false);
-  const Overload overloads[] = {{".tensors", tensor, "Tensor seed"},
-                                {".tau_tensor", tensor, "SymInt? seed=None"},
-                                {".seed_tensor", number, "Tensor seed"},
-                                {"", number, "SymInt? seed=None"}};
+  const Overload overloads[] = {{".tensors", tensor, seed_tensor},
+                                {".tau_tensor", tensor, seed_number},
+                                {".seed_tensor", number, seed_tensor},
+                                {"", number, seed_number}};
   for (const auto& [name, temperature, seed] : overloads) {
     const std::string rest = ", Tensor? mask=None, " + seed + ", Generator? generator=None) -> Tensor";
     define("gumbel_softmax" + name + "(Tensor logits, " + named(temperature, "tau") +
@@ -54,8 +56,8 @@ TORCH_LIBRARY(gumbel_ext, m) {
                ", *, int dim=-1, SymInt? num_samples=None" + rest,
            true);
   }
-  for (const auto& [name, seed] : {std::pair{".seed_tensor", "Tensor seed"}, std::pair{"", "SymInt? seed=None"}})
-    define(std::string("gumbel_noise") + name + "(SymInt[] size, *, " + seed +
+  for (const auto& [name, seed] : {std::pair{".seed_tensor", seed_tensor}, std::pair{"", seed_number}})
+    define("gumbel_noise" + std::string(name) + "(SymInt[] size, *, " + seed +
                ", Generator? generator=None, ScalarType? dtype=None, Device? device=None) -> Tensor",
            true);
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gumbel_ext import nn
+from gumbel_ext import nn, ops
 from gumbel_ext.functional import (
     build_info,
     empty_cache,
@@ -36,6 +36,7 @@ __all__ = [
     "gumbel_noise",
     "gumbel_softmax",
     "nn",
+    "ops",
     "softmax",
     "straight_through",
 ]

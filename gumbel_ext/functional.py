@@ -37,16 +37,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import has_torch_function_unary
+from torch.overrides import handle_torch_function, has_torch_function
 
 from gumbel_ext._load import load
+from gumbel_ext._override import overridden
 
 _C: Any = load()
 _ops = torch.ops.gumbel_ext
-#: The public operators.
-OPERATORS = ("softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise", "empty_cache")
-for _name in OPERATORS:
-    getattr(_ops, _name)  # from now on `torch.ops.gumbel_ext.` completes
 
 
 def softmax(logits: Tensor, tau: float | Tensor = 1.0, *, dim: int = -1, mask: Tensor | None = None) -> Tensor:
@@ -58,8 +55,10 @@ def softmax(logits: Tensor, tau: float | Tensor = 1.0, *, dim: int = -1, mask: T
     >>> softmax(torch.tensor([0.0, 0.0])).tolist()
     [0.5, 0.5]
     """
-    if _through_dispatcher(logits):
-        return _ops.softmax(logits, _traced(tau, logits), dim=dim, mask=mask)
+    if _is_overridden(logits, tau, mask):
+        return overridden(softmax, logits, {"tau": tau, "mask": mask}, dim=dim)
+    if _is_traced():
+        return _ops.softmax(logits, tau, dim=dim, mask=mask)
     return _C.softmax(logits, tau, dim, mask)
 
 
@@ -71,8 +70,10 @@ def straight_through(logits: Tensor, tau: float | Tensor = 1.0, *, dim: int = -1
     >>> straight_through(torch.tensor([0.0, 2.0, 1.0])).tolist()
     [0.0, 1.0, 0.0]
     """
-    if _through_dispatcher(logits):
-        return _ops.straight_through(logits, _traced(tau, logits), dim=dim, mask=mask)
+    if _is_overridden(logits, tau, mask):
+        return overridden(straight_through, logits, {"tau": tau, "mask": mask}, dim=dim)
+    if _is_traced():
+        return _ops.straight_through(logits, tau, dim=dim, mask=mask)
     return _C.straight_through(logits, tau, dim, mask)
 
 
@@ -97,10 +98,12 @@ def gumbel_softmax(
     >>> gumbel_softmax(torch.zeros(3), hard=True, seed=0).sum().item()
     1.0
     """
+    if _is_overridden(logits, tau, mask, seed):
+        tensors = {"tau": tau, "mask": mask, "seed": seed}
+        return overridden(gumbel_softmax, logits, tensors, dim=dim, hard=hard, eps=eps, generator=generator)
     if eps != 1e-10:
         warnings.warn("`eps` parameter is deprecated and has no effect.", stacklevel=2)
-    if _through_dispatcher(logits):
-        tau = _traced(tau, logits)
+    if _is_traced():
         return _ops.gumbel_softmax(logits, tau, hard, dim=dim, mask=mask, seed=_seed(seed), generator=generator)
     return _C.gumbel_softmax(logits, tau, hard, dim, mask, _seed(seed), generator)
 
@@ -125,8 +128,10 @@ def gumbel_max(
     >>> gumbel_max(torch.tensor([0.0, 2.0, 1.0]), temperature=0).item()
     1
     """
-    if _through_dispatcher(logits):
-        temperature = _traced(temperature, logits)
+    if _is_overridden(logits, temperature, mask, seed):
+        tensors = {"temperature": temperature, "mask": mask, "seed": seed}
+        return overridden(gumbel_max, logits, tensors, dim=dim, num_samples=num_samples, generator=generator)
+    if _is_traced():
         return _ops.gumbel_max(
             logits, temperature, dim=dim, num_samples=num_samples, mask=mask, seed=_seed(seed), generator=generator
         )
@@ -152,7 +157,16 @@ def gumbel_noise(
     """
     dtype = torch.get_default_dtype() if dtype is None else dtype
     device = torch.empty(()).device if device is None else device  # where torch's own factories put it
-    if _C is None or torch.compiler.is_compiling() or torch._C._is_torch_function_mode_enabled():
+    relevant = (seed, *size) if isinstance(size, (tuple, list)) else (seed, size)
+    if has_torch_function(relevant):
+        return handle_torch_function(
+            gumbel_noise, relevant, size, seed=seed, generator=generator, dtype=dtype, device=device
+        )
+    if torch._C._get_tracing_state():  # sizes that jit.trace sees stay open, as in torch's own factories
+        like = torch.empty((), dtype=dtype, device=device).expand(size)
+        number, rows = (None, seed) if isinstance(seed, Tensor) else (_seed(seed), None)
+        return _ops._noise(like, number, rows, generator)
+    if _is_traced():
         sizes = [size] if isinstance(size, int) else list(size)
         return _ops.gumbel_noise(sizes, seed=_seed(seed), generator=generator, dtype=dtype, device=device)
     return _C.gumbel_noise(size, _seed(seed), generator, dtype, device)
@@ -172,8 +186,9 @@ def build_info() -> dict[str, Any]:
 def empty_cache() -> None:
     """Gives the memory that large results on the CPU left behind back to the system.
 
-    It is kept for the next results, up to the environment variable ``GUMBEL_EXT_CPU_KEEP_MB`` (1024 MiB), and is the
-    system's to take whenever memory is short. (What results on a GPU leave is with `torch.cuda.empty_cache`.)
+    It is kept for the next results, up to the environment variable ``GUMBEL_EXT_CPU_KEEP_MB`` (1024 MiB), and, but
+    for 64 MiB at most, is the system's to take whenever memory is short. (What results on a GPU leave is with
+    `torch.cuda.empty_cache`.)
 
     >>> empty_cache()
     >>> build_info()["cpu_cached_bytes"]
@@ -182,19 +197,14 @@ def empty_cache() -> None:
     _ops.empty_cache()
 
 
-def _through_dispatcher(logits: Tensor) -> bool:
-    """Whether Python must see the call: compilers trace it, subclasses and modes override it."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"logits: expected a torch.Tensor, got {type(logits).__name__}")
-    return _C is None or torch.compiler.is_compiling() or has_torch_function_unary(logits)
+def _is_overridden(logits: Tensor, *others: Any) -> bool:
+    """Whether an argument's class, or a mode, has a say. (Compilers see through the classes that they know.)"""
+    return has_torch_function((logits, *others)) or (torch.compiler.is_compiling() and logits.is_nested)
 
 
-def _traced(number: float | Tensor, logits: Tensor) -> float | Tensor:
-    """While a compiler traces, a number as a tensor: as a number it would become a constant of the graph, which another
-    number could not use. (Of what makes a tensor of a number, compilers leave products alone open.)"""
-    if not torch.compiler.is_compiling() or isinstance(number, Tensor):
-        return number
-    return torch.ones((), dtype=torch.float64, device=logits.device) * number
+def _is_traced() -> bool:
+    """Whether a compiler has to see an operator."""
+    return _C is None or torch.compiler.is_compiling()
 
 
 def _seed(seed: int | Tensor | None) -> int | Tensor | None:

@@ -15,7 +15,8 @@ from gumbel_ext import functional
 
 
 class _Tempered(torch.nn.Module):
-    tau: float | Tensor
+    if TYPE_CHECKING:  # (TorchScript has its own eyes for attributes)
+        tau: float | Tensor
 
     def __init__(self, tau: float | Tensor, dim: int) -> None:
         super().__init__()
@@ -59,9 +60,10 @@ class GumbelSoftmax(_Tempered):
         """A sample for each row of ``logits``; the arguments are those of `gumbel_ext.gumbel_softmax`."""
         if not (self.training or self.sample_in_eval):
             return functional.straight_through(logits, self.tau, dim=self.dim, mask=mask)
-        return functional.gumbel_softmax(
-            logits, self.tau, self.hard, dim=self.dim, mask=mask, seed=seed, generator=generator
-        )
+        tau, hard, dim = self.tau, self.hard, self.dim
+        if isinstance(seed, Tensor):  # the same call: TorchScript has an operator for each type
+            return functional.gumbel_softmax(logits, tau, hard, dim=dim, mask=mask, seed=seed, generator=generator)
+        return functional.gumbel_softmax(logits, tau, hard, dim=dim, mask=mask, seed=seed, generator=generator)
 
     def extra_repr(self) -> str:
         in_eval = "" if self.sample_in_eval else ", sample_in_eval=False"

@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
 
 from gumbel_ext import functional
 
-NAMES = functional.OPERATORS
+#: The public operators.
+NAMES = ("softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise", "empty_cache")
 
 
 def __getattr__(name: str) -> Any:
@@ -22,3 +25,42 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return list(NAMES)
+
+
+class _Operator(OpOverloadPacket):
+    """An operator that looks which overload its arguments ask for. (torch tries one after the other, and each that does
+    not fit costs some ten microseconds.)"""
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        tau = args[1] if len(args) > 1 else kwargs.get("temperature" if self.__name__ == "gumbel_max" else "tau")
+        if isinstance(kwargs.get("seed"), Tensor):
+            overload = self.tensors if isinstance(tau, Tensor) else self.seed_tensor
+        else:
+            overload = self.tau_tensor if isinstance(tau, Tensor) else self.default
+        return overload(*args, **kwargs)
+
+
+def _leave_open(overload: OpOverload, of_tensor: OpOverload) -> None:
+    """While a compiler traces `overload` with a temperature that it leaves open, `of_tensor` is traced: in C++ the
+    number would become a constant of the graph, which another number could not use."""
+    key = torch.DispatchKey.CompositeImplicitAutograd
+
+    @overload.py_impl(key)
+    def trace(logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not args or not isinstance(args[0], torch.SymFloat):
+            return overload._op_dk(key, logits, *args, **kwargs)
+        # Of what makes a tensor of a number, compilers leave products alone open.
+        tensor = torch.ones((), dtype=torch.float64, device=logits.device) * args[0]
+        return of_tensor(logits, tensor, *args[1:], **kwargs)
+
+
+for _name in NAMES:
+    _packet = getattr(torch.ops.gumbel_ext, _name)  # from now on `torch.ops.gumbel_ext.` completes
+    if len(_packet.overloads()) > 1:
+        _packet.__class__ = _Operator
+    if hasattr(_packet, "tau_tensor"):
+        _leave_open(_packet.default, _packet.tau_tensor)
+    if hasattr(_packet, "tensors"):
+        _leave_open(_packet.seed_tensor, _packet.tensors)
+    if _function := getattr(functional, _name, None):
+        torch.jit._builtins._register_builtin(_function, f"gumbel_ext::{_name}")

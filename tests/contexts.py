@@ -83,7 +83,7 @@ class WatchingFunctions(TorchFunctionMode):
         self.seen: list[str] = []
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.append(str(function))
+        self.seen.append(f"{getattr(function, '__module__', '')}.{function}")
         return function(*args, **(kwargs or {}))
 
 

@@ -125,6 +125,12 @@ CHANGING: dict[str, tuple[Callable[..., Tensor], list[Any]]] = {
     "gumbel_softmax, hard": (lambda x, t: gumbel_ext.gumbel_softmax(x, t, True, seed=3), TEMPERATURES),
     "gumbel_max": (lambda x, t: gumbel_ext.gumbel_max(x, t, seed=3), TEMPERATURES),
     "module": (functools.partial(with_module, module=gumbel_ext.nn.GumbelSoftmax()), TEMPERATURES),
+    "softmax as an operator": (lambda x, t: ops.softmax(x, t), TEMPERATURES),
+    "operator, named, a seed a row": (
+        lambda x, t: ops.gumbel_softmax(x, tau=t, seed=torch.arange(4)),
+        TEMPERATURES,
+    ),
+    "operator of an index": (lambda x, t: ops.gumbel_max(x, t, seed=3), TEMPERATURES),
     "seed": (lambda x, s: gumbel_ext.gumbel_softmax(x, seed=s), SEEDS),
     "seed of an index": (lambda x, s: gumbel_ext.gumbel_max(x, seed=s), SEEDS),
     "seed of noise": (lambda x, s: x + gumbel_ext.gumbel_noise(x.shape, seed=s), SEEDS),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import gumbel_ext
 from gumbel_ext import ops
@@ -22,7 +24,7 @@ OPERATORS = {
 # Of an argument, by its overloads' types in the schemas.
 TYPES = {
     ("Tensor",): "Tensor",
-    ("Tensor", "float"): "float | Tensor",
+    ("Tensor", "number"): "float | Tensor",
     ("Optional[Tensor]",): "Tensor | None",
     ("Optional[int]",): "int | None",
     ("Optional[int]", "Tensor"): "int | Tensor | None",
@@ -64,3 +66,33 @@ def test_the_stub_has_the_schemas_arguments(name: str) -> None:
     defaults = call.args.defaults + [value for value in call.args.kw_defaults if value is not None]
     expected = [a.default_value for a in packet.default._schema.arguments if a.has_default_value()]
     assert [ast.literal_eval(value) for value in defaults] == expected
+
+
+TAU, SEED = torch.tensor([[0.5], [2.0]]), torch.tensor([3, 4])
+
+
+@pytest.mark.parametrize("name", [name for name in ops.NAMES if name != "empty_cache"])
+def test_an_operator_finds_the_overload_of_its_arguments(name: str) -> None:
+    """Without trying others: the error is about one alone."""
+    packet = getattr(ops, name)
+    first = [2, 3] if name == "gumbel_noise" else torch.randn(2, 3)
+    number = {"seed": 3} if "gumbel" in name else {}
+    arguments: dict[str, tuple[list[Tensor], dict[str, Any]]] = {
+        "default": ([], number),
+        "tau_tensor": ([TAU], number),
+        "seed_tensor": ([], {"seed": SEED}),
+        "tensors": ([TAU], {"seed": SEED}),
+    }
+    for overload in packet.overloads():
+        args, kwargs = arguments[overload]
+        assert torch.equal(packet(first, *args, **kwargs), getattr(packet, overload)(first, *args, **kwargs))
+        with pytest.raises(RuntimeError, match="Unknown keyword argument 'wrong'") as error:
+            packet(first, *args, **kwargs, wrong=1)
+        assert "failed to match any schema" not in str(error.value)
+
+
+def test_a_temperature_by_name_finds_its_overload() -> None:
+    x = torch.randn(2, 3)
+    assert torch.equal(ops.gumbel_max(x, temperature=TAU, seed=SEED), ops.gumbel_max.tensors(x, TAU, seed=SEED))
+    tau = TAU.clone().requires_grad_()
+    assert ops.gumbel_softmax(x, hard=True, tau=tau).requires_grad

@@ -23,10 +23,19 @@
 namespace gumbel_ext::cpu {
 namespace {
 
+constexpr std::size_t kMegabyte = std::size_t(1) << 20;
 // Below this, the C library keeps memory itself, and torch's own allocator is as fast.
-constexpr std::size_t kSmallest = std::size_t(32) << 20;
-constexpr std::size_t kHugePage = std::size_t(2) << 20;
+constexpr std::size_t kSmallest = 4 * kMegabyte;
+// From here on what is kept is the system's to take. To offer a smaller block costs more than it may spare: of those,
+// few are kept.
+constexpr std::size_t kLarge = 32 * kMegabyte;
+constexpr std::size_t kMostSmallBytes = 64 * kMegabyte;
+constexpr std::size_t kHugePage = 2 * kMegabyte;
 constexpr std::size_t kMostBlocks = 1024;
+
+std::size_t whole_pages(std::size_t bytes) {
+  return (bytes + kHugePage - 1) / kHugePage * kHugePage;
+}
 
 // Memory for a tensor. Its size follows from its address, so that a DataPtr's context is the data itself, as torch's
 // copy-on-write requires.
@@ -37,13 +46,12 @@ struct Block {
   Block() = default;
   explicit Block(void* data) : data(data), bytes(usable_size(data)) {
   }
-  // {} where memory is short.
+  // Of whole pages; {} where memory is short.
   static Block allocate(std::size_t bytes) {
     void* data = nullptr;
-    const std::size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-    if (posix_memalign(&data, kHugePage, rounded) != 0) return {};
+    if (posix_memalign(&data, kHugePage, bytes) != 0) return {};
 #if defined(__linux__)
-    madvise(data, rounded, MADV_HUGEPAGE);  // a request: where it is refused, nothing changes
+    madvise(data, bytes, MADV_HUGEPAGE);  // a request: where it is refused, nothing changes
 #endif
     return Block(data);
   }
@@ -70,7 +78,7 @@ struct Block {
 // and a process that forked while another thread held it does not hang.
 class Kept {
  public:
-  Kept() {
+  Kept(std::size_t limit, bool offers) : limit_(limit), offers_(offers) {
     blocks_.reserve(kMostBlocks);
   }
   bool is_on() const {
@@ -95,7 +103,7 @@ class Kept {
   }
   void give(Block block) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    if (!lock || block.bytes > limit_ || !block.offer()) {
+    if (!lock || block.bytes > limit_ || (offers_ && !block.offer())) {
       std::free(block.data);
       return;
     }
@@ -114,24 +122,39 @@ class Kept {
     std::free(blocks_.front().data);
     blocks_.erase(blocks_.begin());
   }
-  static std::size_t limit() {
-    const char* text = std::getenv("GUMBEL_EXT_CPU_KEEP_MB");
-    if (text == nullptr || *text == '\0') return kKeptBytes;
-    const std::string_view digits = text;
-    const bool is_number = digits.find_first_not_of("0123456789") == digits.npos && digits.size() <= 13;
-    TORCH_CHECK_VALUE(is_number, "GUMBEL_EXT_CPU_KEEP_MB: expected a whole number of megabytes below 10^13, got ",
-                      text);
-    return static_cast<std::size_t>(std::atoll(text)) << 20;
-  }
-
   std::mutex mutex_;
   std::vector<Block> blocks_;
   std::atomic<std::size_t> total_ = 0;
-  const std::size_t limit_ = limit();
+  const std::size_t limit_;
+  const bool offers_;
 };
 
-Kept& kept() {
-  static Kept* const instance = new Kept();  // outlives every tensor
+std::size_t limit() {
+  const char* text = std::getenv("GUMBEL_EXT_CPU_KEEP_MB");
+  if (text == nullptr || *text == '\0') return kKeptBytes;
+  const std::string_view digits = text;
+  const bool is_number = digits.find_first_not_of("0123456789") == digits.npos && digits.size() <= 13;
+  TORCH_CHECK_VALUE(is_number, "GUMBEL_EXT_CPU_KEEP_MB: expected a whole number of megabytes below 10^13, got ", text);
+  return static_cast<std::size_t>(std::atoll(text)) * kMegabyte;
+}
+
+// Small blocks have at most a quarter of the limit.
+struct Cache {
+  const std::size_t for_small = std::min(limit() / 4, kMostSmallBytes);
+  Kept small{for_small, /*offers=*/false};
+  Kept large{limit() - for_small, /*offers=*/true};
+
+  Kept& of(std::size_t bytes) {
+    return bytes < kLarge ? small : large;
+  }
+  void release() {
+    small.release();
+    large.release();
+  }
+};
+
+Cache& cache() {
+  static Cache* const instance = new Cache();  // outlives every tensor
   return *instance;
 }
 
@@ -139,10 +162,11 @@ class CachingAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(std::size_t bytes) override {
     if (bytes < kSmallest) return c10::GetCPUAllocator()->allocate(bytes);
-    Block block = kept().take(bytes);
+    bytes = whole_pages(bytes);
+    Block block = cache().of(bytes).take(bytes);
     if (block.data == nullptr) block = Block::allocate(bytes);
     if (block.data == nullptr) {
-      kept().release();
+      cache().release();
       block = Block::allocate(bytes);
     }
     TORCH_CHECK(block.data != nullptr, "gumbel_ext: out of memory for a tensor of ", bytes, " bytes");
@@ -154,14 +178,15 @@ class CachingAllocator final : public c10::Allocator {
   }
   static void release(void* data) {
     c10::profiledCPUMemoryReporter().Delete(data);
-    kept().give(Block(data));
+    const Block block(data);
+    cache().of(block.bytes).give(block);
   }
 };
 
 }  // namespace
 
 at::Tensor new_like(const at::Tensor& tensor) {
-  const bool keeps = kept().is_on();  // first: a wrong limit in the environment is an error whatever the size
+  const bool keeps = cache().large.is_on();  // first: a wrong limit in the environment is an error whatever the size
   if (!keeps || tensor.nbytes() < kSmallest) return at::empty(tensor.sizes(), tensor.options());
   static CachingAllocator allocator;
   return at::detail::empty_generic(tensor.sizes(), &allocator, c10::DispatchKeySet(c10::DispatchKey::CPU),
@@ -174,11 +199,11 @@ bool is_private(const at::Tensor& tensor) {
 }
 
 std::int64_t kept_bytes() {
-  return static_cast<std::int64_t>(kept().bytes());
+  return static_cast<std::int64_t>(cache().small.bytes() + cache().large.bytes());
 }
 
 void release_kept() {
-  kept().release();
+  cache().release();
 }
 
 }  // namespace gumbel_ext::cpu
