@@ -3,6 +3,7 @@
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
 #include <torch/library.h>
 #include <torch/version.h>
 
@@ -82,28 +83,36 @@ at::Tensor noise(c10::SymIntArrayRef size, const SymSeed& seed, const OptionalGe
 
 }  // namespace
 
+// What profilers see of a call. (Of an operator they see its name by themselves.)
+#define GUMBEL_EXT_PROFILED(name, ...) RECORD_FUNCTION("gumbel_ext::" name, std::vector<c10::IValue>({__VA_ARGS__}))
+
 at::Tensor softmax(const at::Tensor& logits, const Temperature& tau, std::int64_t dim, const OptionalTensor& mask) {
+  GUMBEL_EXT_PROFILED("softmax", logits);
   return forward(relaxed_operator(), logits, tau, dim, mask, /*noise=*/false, {}, {});
 }
 
 at::Tensor straight_through(const at::Tensor& logits, const Temperature& tau, std::int64_t dim,
                             const OptionalTensor& mask) {
+  GUMBEL_EXT_PROFILED("straight_through", logits);
   return forward(one_hot_operator(), logits, tau, dim, mask, /*noise=*/false, {}, {});
 }
 
 at::Tensor gumbel_softmax(const at::Tensor& logits, const Temperature& tau, bool hard, std::int64_t dim,
                           const OptionalTensor& mask, const Seed& seed, const OptionalGenerator& generator) {
+  GUMBEL_EXT_PROFILED("gumbel_softmax", logits);
   return forward(forward_operator(hard), logits, tau, dim, mask, /*noise=*/true, seed, generator);
 }
 
 at::Tensor gumbel_max(const at::Tensor& logits, const Temperature& temperature, std::int64_t dim,
                       std::optional<std::int64_t> num_samples, const OptionalTensor& mask, const Seed& seed,
                       const OptionalGenerator& generator) {
+  GUMBEL_EXT_PROFILED("gumbel_max", logits);
   return index(logits, temperature, dim, num_samples, mask, seed, generator);
 }
 
 at::Tensor gumbel_noise(at::IntArrayRef size, const Seed& seed, const OptionalGenerator& generator,
                         std::optional<at::ScalarType> dtype, std::optional<at::Device> device) {
+  GUMBEL_EXT_PROFILED("gumbel_noise");
   return noise(c10::fromIntArrayRefSlow(size), seed, generator, dtype, device);
 }
 
@@ -149,11 +158,11 @@ Temperature to_temperature(const char*, PerRow rows) {
 
 template <typename Tau>
 at::Tensor softmax_overload(const at::Tensor& logits, Tau tau, std::int64_t dim, const OptionalTensor& mask) {
-  return softmax(logits, to_temperature("tau", tau), dim, mask);
+  return forward(relaxed_operator(), logits, to_temperature("tau", tau), dim, mask, /*noise=*/false, {}, {});
 }
 template <typename Tau>
 at::Tensor straight_through_overload(const at::Tensor& logits, Tau tau, std::int64_t dim, const OptionalTensor& mask) {
-  return straight_through(logits, to_temperature("tau", tau), dim, mask);
+  return forward(one_hot_operator(), logits, to_temperature("tau", tau), dim, mask, /*noise=*/false, {}, {});
 }
 template <typename Tau, typename SeedArgument>
 at::Tensor gumbel_softmax_overload(const at::Tensor& logits, Tau tau, bool hard, std::int64_t dim,

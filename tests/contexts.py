@@ -17,6 +17,7 @@ from typing import Any
 import context_runs as runs
 import numpy as np
 import torch
+from context_machinery import MACHINERY
 from held import Context, Held, Results, plain, value_alone
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -172,4 +173,5 @@ CONTEXTS: dict[str, Context] = {
     "profile": within(lambda held: torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])),
     "functional_call": Context(runs.functional_call),
     "parametrize": Context(runs.parametrized),
+    **MACHINERY,
 }

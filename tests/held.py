@@ -76,7 +76,15 @@ class Context:
     needs_seed: str = ""  # why
     large: bool = True  # with large results too
     may_crash: bool = False  # a wrong write ends the process: it is checked in one of its own
+    long: bool = False  # takes too long for every run of the tests
+    ways: tuple[str, ...] = ()  # the only ones that are tried
+    why: str = ""
+    excuse: Callable[[Operation, str], str] = lambda operation, way: ""
 
-    def reason(self, operation: Operation) -> str:
+    def reason(self, operation: Operation, way: str) -> str:
         """Why the operation has no place here; empty where it has one."""
-        return "has no gradient" if self.differentiates and not operation.differentiable else ""
+        if self.differentiates and not operation.differentiable:
+            return "has no gradient"
+        if self.ways and way not in self.ways:
+            return self.why
+        return self.excuse(operation, way)

@@ -206,6 +206,38 @@ def test_weights_are_loaded_alone() -> None:
     assert torch.equal(other(x), y)
 
 
+MODULES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "relaxed": (lambda: gumbel_ext.nn.GumbelSoftmax(0.5, dim=0), {"seed": 3}),
+    "hard, a seed a row": (lambda: gumbel_ext.nn.GumbelSoftmax(0.5, hard=True), {"seed": torch.arange(4)}),
+    "a buffer": (lambda: gumbel_ext.nn.GumbelSoftmax(torch.tensor(0.5)), {"seed": 3}),
+    "a parameter": (lambda: gumbel_ext.nn.GumbelSoftmax(torch.nn.Parameter(torch.tensor(0.5))), {"seed": 3}),
+    "likeliest in evaluation": (lambda: gumbel_ext.nn.GumbelSoftmax(sample_in_eval=False).eval(), {}),
+    "straight-through": (lambda: gumbel_ext.nn.StraightThrough(0.5), {"mask": torch.arange(5) > 1}),
+}
+TRANSFORMS: dict[str, Callable[[Any], Any]] = {
+    "fx": torch.fx.symbolic_trace,
+    "script": torch.jit.script,
+    "compile": lambda module: torch.compile(module, backend="aot_eager", fullgraph=True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_are_transformed(name: str, transform: str) -> None:
+    """Alone and in a model, with every kind of argument, in training and in evaluation: the same values."""
+    make, arguments = MODULES[name]
+    module, x = make(), torch.randn(4, 5)
+    expected = module(x, **arguments)
+    assert torch.equal(TRANSFORMS[transform](module)(x, **arguments), expected)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 5), module)
+    torch.manual_seed(1)
+    expected = model(x)
+    transformed = TRANSFORMS[transform](model)
+    torch.manual_seed(1)
+    assert torch.equal(transformed(x), expected)
+
+
 def test_completion_shows_the_api() -> None:
     assert set(dir(gumbel_ext)) == {*gumbel_ext.__all__, "__version__"}
     assert set(ops.NAMES) <= set(dir(torch.ops.gumbel_ext))

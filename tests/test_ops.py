@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import gumbel_ext
 from gumbel_ext import ops
@@ -96,3 +97,38 @@ def test_a_temperature_by_name_finds_its_overload() -> None:
     assert torch.equal(ops.gumbel_max(x, temperature=TAU, seed=SEED), ops.gumbel_max.tensors(x, TAU, seed=SEED))
     tau = TAU.clone().requires_grad_()
     assert ops.gumbel_softmax(x, hard=True, tau=tau).requires_grad
+
+
+SAMPLES: dict[str, Any] = {
+    "softmax": lambda f, x: f(x),
+    "straight_through": lambda f, x: f(x, 0.5),
+    "gumbel_softmax": lambda f, x: f(x, hard=True),
+    "gumbel_max": lambda f, x: f(x),
+    "gumbel_noise": lambda f, x: f([4, 5]),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_profilers_see_the_operation_by_its_name(name: str) -> None:
+    """Once, with the shape of its logits, and its gradient; by the function and by the operator."""
+    for function in (getattr(gumbel_ext, name), getattr(ops, name)):
+        x = torch.randn(4, 5, requires_grad=True)
+        with torch.profiler.profile(record_shapes=True) as profile:
+            y = SAMPLES[name](function, x)
+            if y.requires_grad:
+                y.sum().backward()
+        events = {event.name: event for event in profile.events()}
+        assert [event.name for event in profile.events()].count(f"gumbel_ext::{name}") == 1
+        assert name == "gumbel_noise" or events[f"gumbel_ext::{name}"].input_shapes[0] == [4, 5]
+        assert ("GumbelExtSoftmaxBackward" in events) == y.requires_grad
+
+
+def test_the_flop_counter_counts_as_with_torchs() -> None:
+    """Products of matrices, of a model around the operations, and nothing for a softmax."""
+    counts = []
+    for softmax in (torch.nn.functional.gumbel_softmax, gumbel_ext.gumbel_softmax):
+        inner, outer, x = torch.nn.Linear(5, 6), torch.nn.Linear(6, 2), torch.randn(3, 5)
+        with FlopCounterMode(display=False) as counter:
+            outer(softmax(inner(x), 0.5, True)).sum().backward()
+        counts.append(counter.get_flop_counts()["Global"])
+    assert counts[0] == counts[1] and sum(counts[0].values()) > 0

@@ -65,11 +65,13 @@ class Way:
         if operation.noisy:
             seeded = self.row_seeds and seed is not None
             function = functools.partial(function, seed=torch.arange(ROWS) + seed if seeded else seed)
+        call: Any = lambda x: function(x, 0.7)  # noqa: E731
         if not operation.logits:
-            return lambda x: function(list(x.shape), dtype=x.dtype, device=x.device)
-        if self.tau_rows:
-            return lambda x, tau: function(x, tau)
-        return lambda x: function(x, 0.7)
+            call = lambda x: function(x.shape, dtype=x.dtype, device=x.device)  # noqa: E731
+        elif self.tau_rows:
+            call = lambda x, tau: function(x, tau)  # noqa: E731
+        call.operation = operation
+        return call
 
 
 def _operator(overload: str) -> Callable[[Operation], Any]:
