@@ -1,4 +1,4 @@
-"""``python contexts_table.py``: runs test_contexts.py, the long cells too, and writes docs/contexts.md from the outcome."""
+"""``python contexts_table.py``: runs test_contexts.py, all of it, and writes docs/contexts.md from the outcome."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -35,12 +36,17 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 
 def outputs(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    """Every operation's, and the gradients, of rows whose classes are contiguous and strided."""
+    """Every operation's, and the gradients, of rows whose classes are contiguous, strided, and contiguous in the logits
+    alone; of every other row the scores are of any size that the type has."""
     rows, classes = shape
-    for dim in (1, 0):
-        x = (torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 5).to(dtype)
-        x[0, 0] = -torch.inf
-        x = x if dim == 1 else x.T.contiguous()
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(shape, generator=generator, dtype=torch.float64) * 5
+    far = math.log10(torch.finfo(dtype).max) * (2 * torch.rand(rows // 2, 1, generator=generator) - 1)
+    logits[1::2] *= 10 ** far.double()
+    logits[0, 0] = -torch.inf
+    for dim, copies in ((1, False), (0, True), (0, False)):
+        x = logits.to(dtype) if dim == 1 else logits.to(dtype).T
+        x = x.contiguous() if copies else x
         tau = torch.linspace(0.3, 2, rows, dtype=torch.float64).view((rows, 1) if dim == 1 else (1, rows))
         mask = (torch.arange(classes) % 3 != 1).view((1, classes) if dim == 1 else (classes, 1))
         yield gumbel_ext.gumbel_max(x, 0.7, dim=dim, mask=mask, seed=3, num_samples=2)

@@ -25,6 +25,10 @@ Way choose_way(bool possible, bool of_table, Way way) {
   return possible && choose(kWay, std::int64_t(of_table ? way : Way::kRows)) == std::int64_t(way) ? way : Way::kRows;
 }
 
+bool are_strided(const Rows& rows) {
+  return rows && rows.class_stride != 1;
+}
+
 template <typename Holds>
 bool any_tau(const RowScalar& tau, const Shape& shape, Holds holds) {
   if (!tau.rows) return holds(tau.value);
@@ -33,11 +37,12 @@ bool any_tau(const RowScalar& tau, const Shape& shape, Holds holds) {
 
 //   classes                       rows of a group
 //   contiguous                    as many as fill a tile, at most 128
-//   strided, one tile             `strided`
+//   strided, one tile             `in_tile`
 //   strided, more than a tile     a cache line's
-std::int64_t group_rows(const Shape& shape, const Rows& rows, std::int64_t strided) {
+// They count as strided where they are so in one of the tensors.
+std::int64_t group_rows(const Shape& shape, bool strided, std::int64_t in_tile) {
   std::int64_t count = kTileClasses / std::clamp(shape.classes, kAdjacentRows, kTileClasses);
-  if (rows.class_stride != 1) count = shape.tiles() > 1 ? kAdjacentRows : strided;
+  if (strided) count = shape.tiles() > 1 ? kAdjacentRows : in_tile;
   if (count > kAdjacentRows) count -= count % kAdjacentRows;
   return std::max<std::int64_t>(1, std::min(shape.rows, choose(kGroupRows, count)));
 }
@@ -70,11 +75,11 @@ Plan plan_forward(const ForwardJob& job, const ElementTraits& element, std::int6
                                       : ExponentScale<double>::is_extreme_tau(tau);
   };
   const double vectors = !element.registers_are_vectors ? 1.5 : job.scores.noise.on ? 4 : 1;
-  const bool strided = job.scores.logits.class_stride != 1;
+  const bool strided = are_strided(job.scores.logits) || are_strided(job.relaxed);
   Plan plan;
   plan.way = choose_way(shape.tiles() == 1 && !any_tau(job.tau, shape, is_extreme),
                         strided || double(shape.classes) <= vectors * element.vector_classes, Way::kTransposed);
-  plan.group_rows = group_rows(shape, job.scores.logits, kMostBlockRows);
+  plan.group_rows = group_rows(shape, strided, kMostBlockRows);
   plan.in_place = element.compute_bytes == element.element_bytes && job.relaxed.class_stride == 1 &&
                   plan.group_rows == 1 && choose(kInPlace, 1) != 0;
   share_out(plan, shape, 1, threads);
@@ -84,19 +89,19 @@ Plan plan_forward(const ForwardJob& job, const ElementTraits& element, std::int6
 //   working precision   noise   classes        way
 //   float               yes     more than 64   search
 //   others                                     rows
-Plan plan_index(const IndexJob& job, const ElementTraits& element, std::int64_t threads) {
+Plan plan_index(const IndexJob& job, const Rows& one_hot, const ElementTraits& element, std::int64_t threads) {
   const Shape& shape = job.scores.shape;
   Plan plan;
   plan.way =
       choose_way(element.compute_bytes == 4 && job.scores.noise.on, shape.classes > kSearchClasses, Way::kSearch);
-  plan.group_rows = group_rows(shape, job.scores.logits, kAdjacentRows);
+  plan.group_rows = group_rows(shape, are_strided(job.scores.logits) || are_strided(one_hot), kAdjacentRows);
   share_out(plan, shape, job.draws, threads);
   return plan;
 }
 
 Plan plan_noise(const NoiseJob& job, std::int64_t threads) {
   Plan plan;
-  plan.group_rows = group_rows(job.shape, job.out, kAdjacentRows);
+  plan.group_rows = group_rows(job.shape, are_strided(job.out), kAdjacentRows);
   share_out(plan, job.shape, 1, threads);
   return plan;
 }
@@ -108,10 +113,11 @@ Plan plan_backward(const BackwardJob& job, const ElementTraits& element, std::in
   const auto is_extreme = [&](double tau) {
     return element.compute_bytes == 4 ? is_extreme_for_gradient<float>(tau) : is_extreme_for_gradient<double>(tau);
   };
+  const bool strided = are_strided(job.relaxed) || are_strided(job.grad) || are_strided(job.grad_logits);
   Plan plan;
-  plan.way = choose_way(job.shape.tiles() == 1 && !job.grad_tau && !any_tau(job.tau, job.shape, is_extreme),
-                        job.relaxed.class_stride != 1, Way::kTransposed);
-  plan.group_rows = group_rows(job.shape, job.relaxed, kMostBlockRows);
+  plan.way = choose_way(job.shape.tiles() == 1 && !job.grad_tau && !any_tau(job.tau, job.shape, is_extreme), strided,
+                        Way::kTransposed);
+  plan.group_rows = group_rows(job.shape, strided, kMostBlockRows);
   share_out(plan, job.shape, 1, threads);
   return plan;
 }

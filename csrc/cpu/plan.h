@@ -45,7 +45,8 @@ struct ElementTraits {
 };
 
 Plan plan_forward(const ForwardJob& job, const ElementTraits& element, std::int64_t threads);
-Plan plan_index(const IndexJob& job, const ElementTraits& element, std::int64_t threads);
+// `one_hot`: where the index is written as one-hot rows, or none.
+Plan plan_index(const IndexJob& job, const Rows& one_hot, const ElementTraits& element, std::int64_t threads);
 Plan plan_noise(const NoiseJob& job, std::int64_t threads);
 Plan plan_backward(const BackwardJob& job, const ElementTraits& element, std::int64_t threads);
 

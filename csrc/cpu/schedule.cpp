@@ -175,7 +175,7 @@ void run_index_tasks(const ElementKernels& kernels, const IndexJob& job, const P
 // One-hot samples without their relaxed values: the index's search.
 void run_one_hot(const ElementKernels& kernels, const ForwardJob& job, const DrawNoise& draw) {
   IndexJob index{job.scores, {}, 1};
-  const Plan plan = plan_index(index, kernels.traits, threads());
+  const Plan plan = plan_index(index, job.one_hot, kernels.traits, threads());
   run_index_tasks(
       kernels, index, plan, [&] { draw(index.scores.noise); },
       [&](const IndexTask& task, Workspace workspace) {
@@ -200,7 +200,7 @@ void run_forward(const ElementKernels& kernels, ForwardJob job, const DrawNoise&
 }
 
 void run_index(const ElementKernels& kernels, IndexJob job, const DrawNoise& draw) {
-  const Plan plan = plan_index(job, kernels.traits, threads());
+  const Plan plan = plan_index(job, {}, kernels.traits, threads());
   run_index_tasks(
       kernels, job, plan, [&] { draw(job.scores.noise); },
       [&](const IndexTask& task, Workspace workspace) {

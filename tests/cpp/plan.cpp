@@ -84,10 +84,10 @@ void backward_and_index_have_tables_of_their_own() {
   BackwardJob with_tau = backward(100, 10, true);
   with_tau.grad_tau = &grad_tau;
   EXPECT(plan_backward(with_tau, kFloatAvx512, 1).way == Way::kRows);
-  EXPECT(plan_index(index_of(forward(9, 65, true)), kHalf, 1).way == Way::kSearch);
-  EXPECT(plan_index(index_of(forward(9, 64, true)), kHalf, 1).way == Way::kRows);
-  EXPECT(plan_index(index_of(forward(9, 65, true)), kDouble, 1).way == Way::kRows);
-  EXPECT(plan_index(index_of(forward(9, 65, false)), kHalf, 1).way == Way::kRows);
+  EXPECT(plan_index(index_of(forward(9, 65, true)), {}, kHalf, 1).way == Way::kSearch);
+  EXPECT(plan_index(index_of(forward(9, 64, true)), {}, kHalf, 1).way == Way::kRows);
+  EXPECT(plan_index(index_of(forward(9, 65, true)), {}, kDouble, 1).way == Way::kRows);
+  EXPECT(plan_index(index_of(forward(9, 65, false)), {}, kHalf, 1).way == Way::kRows);
 }
 
 void groups_fill_tiles_and_cache_lines() {
@@ -96,8 +96,12 @@ void groups_fill_tiles_and_cache_lines() {
   EXPECT(plan_forward(forward(1000, 1500, true), kFloatAvx512, 1).group_rows == 1);
   EXPECT(plan_forward(forward(1000, 1500, true, 1, true), kFloatAvx512, 1).group_rows == kMostBlockRows);
   EXPECT(plan_forward(forward(1000, 5000, true, 1, true), kFloatAvx512, 1).group_rows == kAdjacentRows);
-  EXPECT(plan_index(index_of(forward(1000, 100, true, 1, true)), kFloatAvx512, 1).group_rows == kAdjacentRows);
+  EXPECT(plan_index(index_of(forward(1000, 100, true, 1, true)), {}, kFloatAvx512, 1).group_rows == kAdjacentRows);
   EXPECT(plan_forward(forward(3, 10, true), kFloatAvx512, 1).group_rows == 3);
+  ForwardJob into_strided = forward(1000, 5000, true);
+  into_strided.relaxed.class_stride = 1000;
+  EXPECT(plan_forward(into_strided, kFloatAvx512, 1).group_rows == kAdjacentRows);
+  EXPECT(plan_index(index_of(into_strided), into_strided.relaxed, kFloatAvx512, 1).group_rows == kAdjacentRows);
 }
 
 void results_hold_exponentials_where_they_can() {
@@ -113,7 +117,7 @@ void threads_get_tasks_or_share_tiles() {
   EXPECT(many.parts == 4 && !many.share_tiles && many.tasks == 782);
   const Plan long_row = plan_forward(forward(1, 1 << 20, true), kFloatAvx512, 4);
   EXPECT(long_row.parts == 4 && long_row.share_tiles && long_row.tasks == 1);
-  EXPECT(plan_index(index_of(forward(1, 100, true), 1000), kFloatAvx512, 4).tasks == 16);
+  EXPECT(plan_index(index_of(forward(1, 100, true), 1000), {}, kFloatAvx512, 4).tasks == 16);
 }
 
 void what_a_job_does_not_allow_cannot_be_forced() {
@@ -122,7 +126,7 @@ void what_a_job_does_not_allow_cannot_be_forced() {
   EXPECT(plan_forward(forward(100, 5000, true), kFloatAvx512, 1).way == Way::kRows);
   EXPECT(plan_forward(forward(100, 4, true, 1e-300), kFloatAvx512, 1).way == Way::kRows);
   EXPECT(!plan_forward(forward(100, 5000, true), kHalf, 1).in_place);
-  EXPECT(plan_index(index_of(forward(9, 65, true)), kHalf, 1).way == Way::kRows);
+  EXPECT(plan_index(index_of(forward(9, 65, true)), {}, kHalf, 1).way == Way::kRows);
   const Plan plan = plan_forward(forward(100, 65, true), kFloatAvx512, 1);
   EXPECT(plan.group_rows == 1 && plan.parts == 3 && plan.share_tiles);
   force_plan({});
