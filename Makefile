@@ -37,8 +37,10 @@ demo: build
 test: build
 	$(BIN)/python -m pytest
 
-# Tests marked `long`, then the statistics of docs/proofs.md (with `dieharder` where it is installed).
+# Tests marked `long`, those of other people's models among them, then the statistics of docs/proofs.md (with `dieharder`
+# where it is installed).
 test-long: build
+	$(BIN)/python -m pip install --quiet --group models
 	$(BIN)/python -m pytest -m long
 	cd tests && $(abspath $(BIN))/python -m randomness
 
