@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gumbel_ext import nn, ops
+from gumbel_ext import distributions, nn, ops
 from gumbel_ext.functional import (
     build_info,
     empty_cache,
@@ -31,6 +31,7 @@ cmake_prefix_path = str(Path(__file__).resolve().parent)
 __all__ = [
     "build_info",
     "cmake_prefix_path",
+    "distributions",
     "empty_cache",
     "gumbel_max",
     "gumbel_noise",
