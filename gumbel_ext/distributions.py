@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributions as base
+from torch.distributions.utils import lazy_property
 from torch.types import _size
 
 from gumbel_ext import functional
@@ -25,34 +26,63 @@ from gumbel_ext import functional
 __all__ = ["ExpRelaxedCategorical", "OneHotCategoricalStraightThrough", "RelaxedOneHotCategorical"]
 
 _ONE_SAMPLE = torch.Size()
+Seed = int | Tensor | None
 
 
-class RelaxedOneHotCategorical(base.RelaxedOneHotCategorical):
-    """The Gumbel-softmax (concrete) distribution: ``y_i ∝ exp((log π_i + g_i) / τ)``, ``g_i ~ Gumbel(0, 1)``, of
-    temperature ``τ``. Source: [J], section 2; [M], section 3.
+class _Unnormalised(base.Categorical):
+    """Logits as they were given, which the kernels take: torch normalises them at once, here whoever asks for them."""
 
-    >>> RelaxedOneHotCategorical(torch.tensor(0.5), logits=torch.zeros(4, 3)).rsample((2,), seed=1).shape
-    torch.Size([2, 4, 3])
-    """
+    def __init__(self, given: Tensor) -> None:
+        self._param = given
+        self._num_events = given.size(-1)
+        base.Distribution.__init__(self, given.shape[:-1], validate_args=False)
 
-    def rsample(
-        self,
-        sample_shape: _size = _ONE_SAMPLE,
-        *,
-        seed: int | Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Points of the simplex, with their gradient with respect to the parameters and the temperature."""
-        logits = self.logits.expand(self._extended_shape(sample_shape))
-        return functional.gumbel_softmax(logits, self.temperature, seed=seed, generator=generator)
+    @staticmethod
+    def can_hold(probs: Tensor | None, logits: Tensor | None) -> bool:
+        """Not what torch's constructor may refuse: its errors are to be torch's."""
+        if probs is not None or logits is None or logits.dim() < 1 or logits.numel() == 0:
+            return False
+        return torch.compiler.is_compiling() or bool(logits.detach().amax(-1).isfinite().all())
 
-    def sample(self, sample_shape: _size = _ONE_SAMPLE, **source: Any) -> Tensor:
+    def expand(self, batch_shape: _size, _instance: Any = None) -> _Unnormalised:
+        return _Unnormalised(self._param.expand((*batch_shape, self._num_events)))
+
+    @lazy_property
+    def logits(self) -> Tensor:
+        return self._param - self._param.logsumexp(-1, keepdim=True)
+
+
+class _Sampler(base.Distribution):
+    """What the distributions have in common. `_categorical` is torch's, or an `_Unnormalised`."""
+
+    _categorical: base.Categorical
+
+    def _hold(self, logits: Tensor, validate_args: bool | None) -> None:
+        self._categorical = _Unnormalised(logits)
+        base.Distribution.__init__(self, logits.shape[:-1], logits.shape[-1:], validate_args=False)
+        self._validate_later(validate_args)
+
+    def _validate_later(self, validate_args: bool | None) -> None:
+        """Parameters are valid; whether values will be validated."""
+        del self._validate_args
+        if validate_args is not None:
+            self._validate_args = validate_args
+
+    def expand(self, batch_shape: _size, _instance: Any = None) -> Any:
+        return super().expand(batch_shape, self.__new__(type(self)) if _instance is None else _instance)
+
+    def sample(self, sample_shape: _size = _ONE_SAMPLE, *, seed: Seed = None, generator: Any = None) -> Tensor:
         """As `rsample`, without gradient."""
         with torch.no_grad():
-            return self.rsample(sample_shape, **source)
+            return self.rsample(sample_shape, seed=seed, generator=generator)  # type: ignore[call-arg]
+
+    def _scores(self) -> Tensor:
+        """Logits, up to a constant."""
+        held = self._categorical
+        return held._param if isinstance(held, _Unnormalised) else held.logits
 
 
-class ExpRelaxedCategorical(base.relaxed_categorical.ExpRelaxedCategorical):
+class ExpRelaxedCategorical(_Sampler, base.relaxed_categorical.ExpRelaxedCategorical):
     """The logarithms of what `RelaxedOneHotCategorical` samples, finite also where those underflow to 0. Source: [M],
     appendix C.3.
 
@@ -62,27 +92,70 @@ class ExpRelaxedCategorical(base.relaxed_categorical.ExpRelaxedCategorical):
     True
     """
 
+    def __init__(
+        self,
+        temperature: Tensor,
+        probs: Tensor | None = None,
+        logits: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if logits is None or not _Unnormalised.can_hold(probs, logits):
+            super().__init__(temperature, probs, logits, validate_args)
+            return
+        self.temperature = temperature
+        self._hold(logits, validate_args)
+
     def rsample(
         self,
         sample_shape: _size = _ONE_SAMPLE,
         *,
-        seed: int | Tensor | None = None,
+        seed: Seed = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Logarithms of points of the simplex, with their gradient with respect to parameters and temperature."""
-        logits = self.logits
-        noise = functional.gumbel_noise(
-            self._extended_shape(sample_shape), seed=seed, generator=generator, dtype=logits.dtype, device=logits.device
+        x, shape = self._scores(), self._extended_shape(sample_shape)
+        noise = functional.gumbel_noise(shape, seed=seed, generator=generator, dtype=x.dtype, device=x.device)
+        return torch.log_softmax((x + noise) / self.temperature, -1)
+
+
+class RelaxedOneHotCategorical(_Sampler, base.RelaxedOneHotCategorical):
+    """The Gumbel-softmax (concrete) distribution: ``y_i ∝ exp((log π_i + g_i) / τ)``, ``g_i ~ Gumbel(0, 1)``, of
+    temperature ``τ``. Source: [J], section 2; [M], section 3.
+
+    >>> RelaxedOneHotCategorical(torch.tensor(0.5), logits=torch.zeros(4, 3)).rsample((2,), seed=1).shape
+    torch.Size([2, 4, 3])
+    """
+
+    def __init__(
+        self,
+        temperature: Tensor,
+        probs: Tensor | None = None,
+        logits: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        held = ExpRelaxedCategorical(temperature, probs, logits, validate_args=validate_args)
+        valid = isinstance(held._categorical, _Unnormalised)
+        base.TransformedDistribution.__init__(
+            self, held, base.ExpTransform(), validate_args=False if valid else validate_args
         )
-        return torch.log_softmax((logits + noise) / self.temperature, -1)
+        if valid:
+            self._validate_later(validate_args)
 
-    def sample(self, sample_shape: _size = _ONE_SAMPLE, **source: Any) -> Tensor:
-        """As `rsample`, without gradient."""
-        with torch.no_grad():
-            return self.rsample(sample_shape, **source)
+    base_dist: ExpRelaxedCategorical
+
+    def rsample(
+        self,
+        sample_shape: _size = _ONE_SAMPLE,
+        *,
+        seed: Seed = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Points of the simplex, with their gradient with respect to the parameters and the temperature."""
+        logits = self.base_dist._scores().expand(self._extended_shape(sample_shape))
+        return functional.gumbel_softmax(logits, self.temperature, seed=seed, generator=generator)
 
 
-class OneHotCategoricalStraightThrough(base.OneHotCategoricalStraightThrough):
+class OneHotCategoricalStraightThrough(_Sampler, base.OneHotCategoricalStraightThrough):
     """One-hot draws, ``z ~ π`` by the Gumbel-max trick, with the gradient of the probabilities: the value of
     ``z + π - sg(π)``. Source: [B], section 4.
 
@@ -90,24 +163,30 @@ class OneHotCategoricalStraightThrough(base.OneHotCategoricalStraightThrough):
     [1.0, 1.0, 1.0, 1.0]
     """
 
-    def rsample(self, sample_shape: _size = _ONE_SAMPLE, **source: Any) -> Tensor:
-        """As `sample`, with the gradient of the probabilities."""
-        categorical = self._categorical
-        given = categorical._param is categorical.__dict__.get("probs")
-        probs = categorical.probs if given else functional.softmax(categorical.logits)
-        return self.sample(sample_shape, **source) + (probs - probs.detach())
+    def __init__(
+        self, probs: Tensor | None = None, logits: Tensor | None = None, validate_args: bool | None = None
+    ) -> None:
+        if logits is None or not _Unnormalised.can_hold(probs, logits):
+            super().__init__(probs, logits, validate_args)
+            return
+        self._hold(logits, validate_args)
 
-    def sample(
+    def rsample(
         self,
         sample_shape: _size = _ONE_SAMPLE,
         *,
-        seed: int | Tensor | None = None,
+        seed: Seed = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """One-hot rows, exactly 0 and 1."""
-        categorical = self._categorical
+        """One-hot rows, exactly 0 and 1, with the gradient of the probabilities."""
+        held = self._categorical
+        probs = functional.softmax(held._param) if isinstance(held, _Unnormalised) else held.probs
+        return self.sample(sample_shape, seed=seed, generator=generator) + (probs - probs.detach())
+
+    def sample(self, sample_shape: _size = _ONE_SAMPLE, *, seed: Seed = None, generator: Any = None) -> Tensor:
+        """As `rsample`, without gradient; a class of probability 0 is never drawn."""
+        held = self._categorical
+        given = held._param is held.__dict__.get("probs")  # (their logits, which torch bounds, draw what is impossible)
         with torch.no_grad():
-            given = categorical._param is categorical.__dict__.get("probs")
-            logits = categorical.probs.log() if given else categorical.logits
-            logits = logits.expand(self._extended_shape(sample_shape))
-            return functional.gumbel_softmax(logits, hard=True, seed=seed, generator=generator)
+            x = (held.probs.log() if given else self._scores()).expand(self._extended_shape(sample_shape))
+            return functional.gumbel_softmax(x, hard=True, seed=seed, generator=generator)

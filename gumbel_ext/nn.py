@@ -92,3 +92,7 @@ class StraightThrough(_Tempered):
 
     if TYPE_CHECKING:
         __call__ = forward
+
+
+# `torch.load` takes whole modules too, without `weights_only=False`: nothing runs as these are loaded.
+torch.serialization.add_safe_globals([GumbelSoftmax, StraightThrough])

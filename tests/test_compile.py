@@ -255,7 +255,7 @@ def test_modules_are_copied_and_saved(module: torch.nn.Module, way: str) -> None
     buffer = io.BytesIO()
     torch.save(module, buffer)
     buffer.seek(0)
-    copied = copy.deepcopy(module) if way == "deepcopy" else torch.load(buffer, weights_only=False)
+    copied = copy.deepcopy(module) if way == "deepcopy" else torch.load(buffer, weights_only=True)
     x = logits(3, 5)
     kwargs = {"seed": 3} if isinstance(module, gumbel_ext.nn.GumbelSoftmax) else {}
     assert torch.equal(copied(x, **kwargs), module(x, **kwargs))

@@ -103,6 +103,31 @@ def test_gradcheck_in_forward_mode(name: str, tau: str) -> None:
     )
 
 
+ops, ROWS = torch.ops.gumbel_ext, torch.linspace(0.4, 2, 4, dtype=torch.float64)[:, None]
+# Every operator whose value is differentiable, as a function of logits, and of temperatures where it has them.
+OPERATORS: dict[str, Operation] = {
+    "softmax.default": lambda x: ops.softmax.default(x, 0.7, dim=0),
+    "softmax.tau_tensor": lambda x, tau: ops.softmax.tau_tensor(x, tau, mask=torch.arange(5) != 2),
+    "gumbel_softmax.default": lambda x: ops.gumbel_softmax.default(x, 2, seed=3),
+    "gumbel_softmax.tau_tensor": lambda x, tau: ops.gumbel_softmax.tau_tensor(x, tau, seed=3),
+    "gumbel_softmax.seed_tensor": lambda x: ops.gumbel_softmax.seed_tensor(x, 0.5, seed=torch.arange(4)),
+    "gumbel_softmax.tensors": lambda x, tau: ops.gumbel_softmax.tensors(x, tau, seed=torch.arange(4)),
+    "_relaxed": lambda x, tau: ops._relaxed(x, None, 1.0, tau, True, 7, None, None, -1),
+    "_one_hot_relaxed": lambda x, tau: ops._one_hot_relaxed(x, None, 1.0, tau, True, 7, None, None, -1)[1],
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*batching rule")
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_operator_by_differences(name: str) -> None:
+    """First and second derivatives in both modes and across them, one by one and batched."""
+    function = OPERATORS[name]
+    takes_tau = "tau" in function.__code__.co_varnames
+    args = (logits(4, 5), ROWS.clone().requires_grad_()) if takes_tau else (logits(4, 5),)
+    assert gradcheck(function, args, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
+    assert gradgradcheck(function, args, check_fwd_over_rev=True, check_rev_over_rev=True, check_batched_grad=True)
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_tangent_is_that_of_the_relaxed(name: str) -> None:
     """Forward mode of a one-hot sample is the relaxed one's, as in the composition."""
