@@ -38,11 +38,13 @@ class _Unnormalised(base.Categorical):
         base.Distribution.__init__(self, given.shape[:-1], validate_args=False)
 
     @staticmethod
-    def can_hold(probs: Tensor | None, logits: Tensor | None) -> bool:
+    def can_hold(probs: Tensor | None, logits: Tensor | None, validate_args: bool | None) -> bool:
         """Not what torch's constructor may refuse: its errors are to be torch's."""
         if probs is not None or logits is None or logits.dim() < 1 or logits.numel() == 0:
             return False
-        return torch.compiler.is_compiling() or bool(logits.detach().amax(-1).isfinite().all())
+        if torch.compiler.is_compiling() or not (validate_args or base.Distribution._validate_args):
+            return True  # where torch does not look either
+        return bool(logits.detach().amax(-1).isfinite().all())
 
     def expand(self, batch_shape: _size, _instance: Any = None) -> _Unnormalised:
         return _Unnormalised(self._param.expand((*batch_shape, self._num_events)))
@@ -99,7 +101,7 @@ class ExpRelaxedCategorical(_Sampler, base.relaxed_categorical.ExpRelaxedCategor
         logits: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        if logits is None or not _Unnormalised.can_hold(probs, logits):
+        if logits is None or not _Unnormalised.can_hold(probs, logits, validate_args):
             super().__init__(temperature, probs, logits, validate_args)
             return
         self.temperature = temperature
@@ -166,7 +168,7 @@ class OneHotCategoricalStraightThrough(_Sampler, base.OneHotCategoricalStraightT
     def __init__(
         self, probs: Tensor | None = None, logits: Tensor | None = None, validate_args: bool | None = None
     ) -> None:
-        if logits is None or not _Unnormalised.can_hold(probs, logits):
+        if logits is None or not _Unnormalised.can_hold(probs, logits, validate_args):
             super().__init__(probs, logits, validate_args)
             return
         self._hold(logits, validate_args)

@@ -235,3 +235,18 @@ def test_compiled(name: str, dtype: torch.dtype) -> None:
 
     x = logits(3, 4, dtype=dtype)
     torch.testing.assert_close(torch.compile(draw, backend="aot_eager", fullgraph=True)(x), draw(x))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_vmap(name: str) -> None:
+    """Where validation, which looks at values, is off."""
+
+    def draw(x: Tensor) -> Tensor:
+        return PAIRS[name].make(PAIRS[name].ours, logits=x).rsample((2,), seed=3)
+
+    x = logits(5, 4)
+    base.Distribution.set_default_validate_args(False)
+    try:
+        torch.testing.assert_close(torch.func.vmap(draw)(x), torch.stack([draw(row) for row in x]))
+    finally:
+        base.Distribution.set_default_validate_args(True)
