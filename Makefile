@@ -17,6 +17,10 @@ OUT ?= out
 FUZZ_SECONDS ?= 1800
 FUZZ_FLAGS ?=
 
+# A pipe fails where any part of it does.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+
 # Where ccache is installed, what was compiled once is not compiled again.
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
@@ -74,7 +78,11 @@ $(STAMP)-torch:
 	touch $@
 
 $(STAMP)-built: $(STAMP)-torch $(SOURCES)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --no-build-isolation -e ".[demo,test]"
+	@mkdir -p $(OUT)
+	@echo "Compiling: on two cores some five minutes. All that the build says goes to $(OUT)/build.log."
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -v --no-build-isolation -e ".[demo,test]" 2>&1 \
+	  | tee $(OUT)/build.log | sed -un 's/^ *\(\[[0-9]*\/[0-9]*\] \)/\1/p; /^ *\(error\|ERROR\|CMake Error\)/p' \
+	  || { tail -40 $(OUT)/build.log; exit 1; }
 	touch $@
 
 clean:

@@ -3,10 +3,13 @@
 Environment: FORCE_CPU=1, FORCE_CUDA=1, MAX_JOBS, TORCH_CUDA_ARCH_LIST, CUDA_HOME or CUDACXX, CMAKE_ARGS.
 """
 
+import hashlib
 import os
+import runpy
 import shlex
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -25,8 +28,11 @@ class CMakeBuild(build_ext):
         import pybind11
         import torch
 
+        refuse_isolation(Path(torch.__file__).parent)
         package = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        build = Path(self.build_temp).resolve()
+        # A build belongs to one Python and one torch, those of this environment.
+        place = hashlib.sha256(f"{sys.executable} {torch.__file__}".encode()).hexdigest()[:8]
+        build = Path(self.build_temp).resolve() / f"torch-{torch.__version__}-{place}"
         build.mkdir(parents=True, exist_ok=True)
         configure = [
             "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
@@ -45,6 +51,20 @@ class CMakeBuild(build_ext):
         # An editable install runs from the source tree; setuptools copies the module there, we the rest.
         for prefix in [package, ROOT / "gumbel_ext"] if self.editable_mode else [package]:
             subprocess.run(["cmake", "--install", str(build), "--prefix", str(prefix)], check=True)
+
+
+def refuse_isolation(used: Path) -> None:
+    """Ends a build in isolation, for the torch that pip fetched for it, where another one is installed: it would be
+    installed beside that, and could not be loaded."""
+    installed = Path(sysconfig.get_path("purelib")) / "torch"
+    if used == installed or not (installed / "version.py").exists():
+        return
+    found, other = (runpy.run_path(str(torch / "version.py"))["__version__"] for torch in (used, installed))
+    if found.split(".")[:2] != other.split(".")[:2]:
+        sys.exit(
+            f"gumbel_ext: expected to be built for the torch that is installed, {other} in {installed}, got {found} in "
+            f"{used}, from an isolated build: pip install --no-build-isolation {ROOT}"
+        )
 
 
 def flag(name: str) -> str:

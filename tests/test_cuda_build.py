@@ -57,11 +57,13 @@ def cuda_torch(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
+@pytest.mark.long
 def test_compiles_links_and_spills_nothing(cuda_torch: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """With warnings as errors, every symbol found, and no register in local memory."""
     configuration = configure_command(
         ROOT, tmp_path, CMAKE_PREFIX_PATH=cuda_torch / "torch", GUMBEL_EXT_FORCE_CUDA="ON", GUMBEL_EXT_WERROR="ON",
         CMAKE_CUDA_FLAGS="-Xptxas -v", CMAKE_SHARED_LINKER_FLAGS="-Wl,-z,defs", GUMBEL_EXT_OPTIMIZATION="-O1",
+        GUMBEL_EXT_CPU_ISAS="",
     )  # fmt: skip
     assert f"for {ARCHITECTURES}" in run(*configuration, TORCH_CUDA_ARCH_LIST=ARCHITECTURES)
     printed = run("cmake", "--build", tmp_path, "-v")

@@ -28,12 +28,16 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(path for path in folder.iterdir() if path.is_dir())
 
 
+#: Plain kernels alone, compiled in a fraction of the time, to the same bits.
+QUICK = "-DGUMBEL_EXT_OPTIMIZATION=-O1 -DGUMBEL_EXT_CPU_ISAS="
+
+
 @pytest.fixture(scope="session")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of the sdist."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", folder, sdist]
-    run(*command, cwd=folder, CMAKE_ARGS="-DGUMBEL_EXT_OPTIMIZATION=-O1")  # in less time, and to the same bits
+    run(*command, cwd=folder, CMAKE_ARGS=QUICK)
     (made,) = folder.glob("*.whl")
     return made
 
@@ -100,6 +104,41 @@ def test_cuda_that_cannot_be_had_fails_loudly(sdist: Path, tmp_path: Path, varia
     done = attempt(sys.executable, "setup.py", "build_ext", "--build-temp", tmp_path, cwd=sdist, **variables)
     assert done.returncode != 0
     assert "FORCE_CUDA=1" in done.stdout + done.stderr
+
+
+ISOLATED = """
+import runpy, sys, sysconfig
+usual = sysconfig.get_path
+sysconfig.get_path = lambda name, *args, **kwargs: sys.argv[-1] if name == "purelib" else usual(name, *args, **kwargs)
+environment = sys.argv[-1]
+sys.argv[:] = ["setup.py", "build_ext", "--build-temp", environment]
+try:
+    runpy.run_path("setup.py", run_name="__main__")
+finally:
+    sys.argv.append(environment)
+"""
+
+
+@pytest.mark.parametrize(("installed", "refused"), [("1.2.3", True), (torch.__version__, False)])
+def test_a_build_for_another_torch_than_the_installed_one_is_refused(
+    sdist: Path, tmp_path: Path, installed: str, refused: bool
+) -> None:
+    """As pip's isolated builds are, where the newest torch is not the one that is there."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "version.py").write_text(f"__version__ = {installed!r}\n")
+    # (what is not refused goes on to a failure that is cheap)
+    done = attempt(sys.executable, "-c", ISOLATED, tmp_path, cwd=sdist, CMAKE_ARGS="--no-such-option")
+    assert done.returncode != 0
+    sentence = f"expected to be built for the torch that is installed, {installed} in {tmp_path / 'torch'}, got"
+    assert (sentence in done.stderr) == refused
+    assert ("pip install --no-build-isolation" in done.stderr) == refused
+
+
+def test_an_install_asks_for_no_torch_in_particular(wheel: Path) -> None:
+    """pip never replaces the torch that is there."""
+    metadata = next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
+    lines = zipfile.ZipFile(wheel).read(metadata).decode().splitlines()
+    assert [line for line in lines if line.startswith("Requires-Dist: torch")] == ["Requires-Dist: torch>=2.11"]
 
 
 def test_one_version() -> None:

@@ -16,6 +16,12 @@ constexpr std::int64_t kMostBlockRows = kBlockVectors * kAdjacentRows;
 // The draws of gumbel_max that share one pass over the logits.
 constexpr std::int64_t kDrawsPerTask = 64;
 
+// Within a way, by the length of a row in vectors: so short that what is done once a row weighs as much as what is done
+// to its classes, and so long that it hardly weighs. Rows of 16-bit types that are long are converted in registers, and
+// not in a buffer beforehand.
+constexpr int kShortVectors = 4;
+constexpr int kLongVectors = 8;
+
 enum class Way {
   kRows,        // a row at a time, its classes in the lanes of vectors (rows/)
   kTransposed,  // blocks of rows, a row in each lane (transposed/)

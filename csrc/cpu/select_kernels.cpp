@@ -2,7 +2,8 @@
 
 #include <c10/util/Exception.h>
 
-#if defined(GUMBEL_EXT_X86)
+#if defined(GUMBEL_EXT_AVX2) || defined(GUMBEL_EXT_AVX512)
+#define GUMBEL_EXT_X86
 #include <cpuid.h>
 #endif
 
@@ -10,14 +11,12 @@
 
 namespace gumbel_ext::cpu {
 
-#if defined(GUMBEL_EXT_X86)
 namespace avx512 {
 extern const KernelTable kernels;
 }
 namespace avx2 {
 extern const KernelTable kernels;
 }
-#endif
 namespace plain {
 extern const KernelTable kernels;
 }
@@ -26,12 +25,17 @@ namespace {
 
 #if defined(GUMBEL_EXT_X86)
 // All that -march=x86-64-v3 lets a compiler use beyond AVX; not every compiler has names for F16C and LZCNT.
-bool has_x86_64_v3() {
+[[maybe_unused]] bool has_x86_64_v3() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   const bool has_f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
   const bool has_lzcnt = __get_cpuid(0x80000001u, &a, &b, &c, &d) != 0 && (c & bit_LZCNT) != 0;
   return has_f16c && has_lzcnt && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+
+[[maybe_unused]] bool has_x86_64_v4() {
+  return has_x86_64_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 #endif
 
@@ -40,13 +44,11 @@ bool has_x86_64_v3() {
 const std::vector<const KernelTable*>& available_kernels() {
   static const auto available = [] {
     std::vector<const KernelTable*> tables;
-#if defined(GUMBEL_EXT_X86)
-    const bool has_avx2 = has_x86_64_v3();
-    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                            __builtin_cpu_supports("avx512vl");
-    if (has_avx512) tables.push_back(&avx512::kernels);
-    if (has_avx2) tables.push_back(&avx2::kernels);
+#if defined(GUMBEL_EXT_AVX512)
+    if (has_x86_64_v4()) tables.push_back(&avx512::kernels);
+#endif
+#if defined(GUMBEL_EXT_AVX2)
+    if (has_x86_64_v3()) tables.push_back(&avx2::kernels);
 #endif
     tables.push_back(&plain::kernels);
     return tables;

@@ -45,9 +45,8 @@ template <typename T>
 GUMBEL_EXT_INLINE void write_hot_rows(const Rows& out, std::int64_t first, std::int64_t rows, std::int64_t begin,
                                       std::int64_t n, const std::int64_t* hot, const Compute<T>* filler) {
   using C = Compute<T>;
-  for (std::int64_t r = 0, run = 0; r < rows; r += run) {
+  for_each_run<C>(out, first, rows, [&](std::int64_t r, std::int64_t run) __attribute__((always_inline)) {
     T* target = element<T>(out, first + r, begin);
-    run = adjacent_rows(out, first + r, rows - r, kLanes<C>);
     if (out.class_stride == 1) {
       write_hot_row(target, n, hot[r], filler[r]);
     } else if (run == kLanes<C>) {
@@ -57,7 +56,7 @@ GUMBEL_EXT_INLINE void write_hot_rows(const Rows& out, std::int64_t first, std::
         for (std::int64_t j = 0; j < run; ++j)
           narrow(k == hot[r + j] ? C(1) : filler[r + j], target[k * out.class_stride + j]);
     }
-  }
+  });
 }
 
 // one_hot(index) for the tile's rows, NaN where a row is undefined; best(r) is a row's maximum and argmax.

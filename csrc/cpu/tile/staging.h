@@ -1,6 +1,7 @@
 // Tensors of any strides in and out of buffers, whose rows are contiguous.
 #pragma once
 
+#include "../plan.h"
 #include "../simd/convert.h"
 #include "../simd/transpose.h"
 
@@ -55,10 +56,15 @@ GUMBEL_EXT_INLINE void scatter_adjacent(T* out, std::int64_t class_stride, const
   }
 }
 
-// Rows so short that what is done once a row weighs as much as what is done to its classes.
-constexpr int kShortVectors = 4;
-// Rows so long that what is done once a row hardly weighs.
-constexpr int kLongVectors = 8;
+// body(r, run) for the runs of adjacent rows among [first, first + rows), each of at most a vector: row r, counted from
+// `first`, and those after it.
+template <typename C, typename Body>
+GUMBEL_EXT_INLINE void for_each_run(const Rows& tensor, std::int64_t first, std::int64_t rows, Body body) {
+  for (std::int64_t r = 0, run = 0; r < rows; r += run) {
+    run = adjacent_rows(tensor, first + r, rows - r, kLanes<C>);
+    body(r, run);
+  }
+}
 
 // Whether rows of n classes are best read, and written, in the tensor itself: those that need no conversion, and long
 // ones.
@@ -80,17 +86,16 @@ GUMBEL_EXT_INLINE void stage_rows(const void** row_pointers, Compute<T>* staged,
   for (std::int64_t r = 0; r < rows; ++r)
     row_pointers[r] = stay ? static_cast<const void*>(element<T>(in, first + r, begin)) : staged + r * stride;
   if (stay || dense) return;
-  for (std::int64_t r = 0, run = 0; r < rows; r += run) {
+  for_each_run<C>(in, first, rows, [&](std::int64_t r, std::int64_t run) __attribute__((always_inline)) {
     const T* row = element<T>(in, first + r, begin);
     C* out = staged + r * stride;
-    run = adjacent_rows(in, first + r, rows - r, kLanes<C>);
     if (run > 1)
       gather_adjacent<T>(out, stride, row, in.class_stride, run, n);
     else if (in.class_stride == 1)
       convert_row(out, row, n);
     else
       for (std::int64_t k = 0; k < n; ++k) out[k] = widen(row[k * in.class_stride]);
-  }
+  });
 }
 
 // Where the results for rows [first, first + rows) x classes [begin, begin + n) go: directly into the tensor where rows
@@ -129,17 +134,16 @@ class RowSink {
       convert_row(element<T>(out_, first_, begin_), scratch_, rows_ * n_);
       return;
     }
-    for (std::int64_t r = 0, run = 0; r < rows_; r += run) {
+    for_each_run<C>(out_, first_, rows_, [&](std::int64_t r, std::int64_t run) __attribute__((always_inline)) {
       T* target = element<T>(out_, first_ + r, begin_);
       const C* row = scratch_ + r * stride_;
-      run = adjacent_rows(out_, first_ + r, rows_ - r, kLanes<C>);
       if (run > 1)
         scatter_adjacent<T>(target, out_.class_stride, row, stride_, run, n_);
       else if (out_.class_stride == 1)
         convert_row(target, row, n_);
       else
         for (std::int64_t k = 0; k < n_; ++k) narrow(row[k], target[k * out_.class_stride]);
-    }
+    });
   }
 
  private:
