@@ -4,6 +4,7 @@
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <optional>
 
 namespace gumbel_ext {
@@ -26,6 +27,11 @@ struct Arguments {
   const OptionalGenerator& generator;
   std::int64_t dim;
   OptionalNumbers numbers;
+  std::int64_t call;  // see number_of_call()
 };
+
+// While a compiler traces, a number of its own for each draw without a seed; else 0. No kernel reads it: compilers take
+// two calls with the same arguments for one (JIT's do not, by the schemas).
+std::int64_t number_of_call(const OptionalSeed& seed, const OptionalTensor& row_seeds);
 
 }  // namespace gumbel_ext

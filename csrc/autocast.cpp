@@ -13,7 +13,7 @@ auto in_float32(const Arguments& args) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::AutocastCUDA);
   const at::Tensor logits = at::autocast::cached_cast(at::kFloat, args.logits, at::kCUDA);
   return call(op(), {logits, args.mask, args.tau, args.tau_rows, args.noise, args.seed, args.row_seeds, args.generator,
-                     args.dim, args.numbers});
+                     args.dim, args.numbers, args.call});
 }
 
 }  // namespace

@@ -138,7 +138,7 @@ struct DeviceOperators {
   }
 
   static Tensor noise(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
-                      const OptionalGenerator& generator, OptionalNumbers numbers) {
+                      const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t) {
     check_noise(like, seed, row_seeds, generator, numbers);
     const typename Device::Guard guard(like.device());
     const std::int64_t dim = like.dim() - 1;

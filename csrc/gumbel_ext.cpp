@@ -4,8 +4,11 @@
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <ATen/record_function.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/library.h>
 #include <torch/version.h>
+
+#include <atomic>
 
 #include "checks.h"
 #include "cpu/caching_allocator.h"
@@ -26,6 +29,16 @@ void check_device_has_kernels(const at::Device& device) {
   TORCH_CHECK_NOT_IMPLEMENTED(supported, "gumbel_ext: expected tensors on ", kCuda ? "cpu or cuda" : "cpu",
                               ", the devices this build has kernels for, got ", device);
 }
+
+}  // namespace
+
+std::int64_t number_of_call(const OptionalSeed& seed, const OptionalTensor& row_seeds) {
+  static std::atomic<std::int64_t> calls = 0;
+  const bool draws = !seed.has_value() && !row_seeds.has_value();
+  return draws && c10::impl::TorchDispatchModeTLS::any_modes_set() ? ++calls : 0;
+}
+
+namespace {
 
 // As Seed, for operators: a compiler may leave the number open.
 struct SymSeed {
@@ -60,7 +73,8 @@ at::Tensor forward(const c10::TypedOperatorHandle<ForwardSignature<at::Tensor>>&
                    const Temperature& tau, std::int64_t dim, const OptionalTensor& mask, bool noise,
                    const SymSeed& seed, const OptionalGenerator& generator) {
   check_kind(logits, "tau", tau, mask, seed);
-  return call(op, {logits, mask, tau.number, tau.rows, noise, seed.number, seed.rows, generator, dim, {}});
+  const std::int64_t number = noise ? number_of_call(seed.number, seed.rows) : 0;
+  return call(op, {logits, mask, tau.number, tau.rows, noise, seed.number, seed.rows, generator, dim, {}, number});
 }
 
 at::Tensor index(const at::Tensor& logits, const Temperature& temperature, std::int64_t dim,
@@ -68,7 +82,17 @@ at::Tensor index(const at::Tensor& logits, const Temperature& temperature, std::
                  const OptionalGenerator& generator) {
   check_kind(logits, "temperature", temperature, mask, seed);
   return call(index_operator(),
-              {logits, mask, temperature.number, temperature.rows, true, seed.number, seed.rows, generator, dim, {}},
+              {logits,
+               mask,
+               temperature.number,
+               temperature.rows,
+               true,
+               seed.number,
+               seed.rows,
+               generator,
+               dim,
+               {},
+               number_of_call(seed.number, seed.rows)},
               num_samples);
 }
 
@@ -78,7 +102,7 @@ at::Tensor noise(c10::SymIntArrayRef size, const SymSeed& seed, const OptionalGe
   check_device_has_kernels(options.device());
   check_noise_size(size);
   const at::Tensor like = at::empty({}, options).expand_symint(size);  // a shape for the price of a number
-  return noise_operator().call(like, seed.number, seed.rows, generator, {});
+  return noise_operator().call(like, seed.number, seed.rows, generator, {}, number_of_call(seed.number, seed.rows));
 }
 
 }  // namespace

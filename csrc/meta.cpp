@@ -30,7 +30,7 @@ Tensor index_meta(const Arguments& args, const std::optional<c10::SymInt>& num_s
 }
 
 Tensor noise_meta(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
-                  const OptionalGenerator& generator, OptionalNumbers numbers) {
+                  const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t) {
   check_noise(like, seed, row_seeds, generator, numbers);
   return new_like(like);
 }

@@ -18,38 +18,39 @@ template <typename Result>
 using ForwardSignature = Result(const at::Tensor& logits, const OptionalTensor& mask, double tau,
                                 const OptionalTensor& tau_rows, bool noise, OptionalSeed seed,
                                 const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
-                                OptionalNumbers numbers);
+                                OptionalNumbers numbers, std::int64_t call);
 using IndexSignature = at::Tensor(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
                                   const OptionalTensor& temperature_rows, OptionalSeed seed,
                                   const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
-                                  std::optional<c10::SymInt> num_samples, OptionalNumbers numbers);
+                                  std::optional<c10::SymInt> num_samples, OptionalNumbers numbers, std::int64_t call);
 
 // What the dispatcher calls for kernel(Arguments), or, of the index, kernel(Arguments, num_samples).
 template <auto kernel>
 auto forward_kernel(const at::Tensor& logits, const OptionalTensor& mask, double tau, const OptionalTensor& tau_rows,
                     bool noise, OptionalSeed seed, const OptionalTensor& row_seeds, const OptionalGenerator& generator,
-                    std::int64_t dim, OptionalNumbers numbers) {
-  return kernel(Arguments{logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim, numbers});
+                    std::int64_t dim, OptionalNumbers numbers, std::int64_t call) {
+  return kernel(Arguments{logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim, numbers, call});
 }
 template <auto kernel>
 at::Tensor index_kernel(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
                         const OptionalTensor& temperature_rows, OptionalSeed seed, const OptionalTensor& row_seeds,
                         const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples,
-                        OptionalNumbers numbers) {
+                        OptionalNumbers numbers, std::int64_t call) {
   const bool noise = temperature_rows.has_value() || temperature != 0;
-  return kernel(Arguments{logits, mask, temperature, temperature_rows, noise, seed, row_seeds, generator, dim, numbers},
-                num_samples);
+  return kernel(
+      Arguments{logits, mask, temperature, temperature_rows, noise, seed, row_seeds, generator, dim, numbers, call},
+      num_samples);
 }
 
 template <typename Result>
 Result call(const c10::TypedOperatorHandle<ForwardSignature<Result>>& op, const Arguments& args) {
   return op.call(args.logits, args.mask, args.tau, args.tau_rows, args.noise, args.seed, args.row_seeds, args.generator,
-                 args.dim, args.numbers);
+                 args.dim, args.numbers, args.call);
 }
 inline at::Tensor call(const c10::TypedOperatorHandle<IndexSignature>& op, const Arguments& args,
                        const std::optional<c10::SymInt>& num_samples) {
   return op.call(args.logits, args.mask, args.tau, args.tau_rows, args.seed, args.row_seeds, args.generator, args.dim,
-                 num_samples, args.numbers);
+                 num_samples, args.numbers, args.call);
 }
 
 template <typename Signature>
@@ -83,7 +84,7 @@ inline const auto& index_operator() {
 
 // Gumbel noise shaped, typed and placed as `like`, whose values are not read.
 using NoiseSignature = at::Tensor(const at::Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
-                                  const OptionalGenerator& generator, OptionalNumbers numbers);
+                                  const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t call);
 
 inline const auto& noise_operator() {
   static const auto op = find_operator<NoiseSignature>("gumbel_ext::_noise");

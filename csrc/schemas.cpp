@@ -27,7 +27,10 @@ TORCH_LIBRARY(gumbel_ext, m) {
   const auto define = [&](const std::string& schema, bool random) {
     const std::vector<at::Tag> pure_tags = {at::Tag::pt2_compliant_tag};
     const std::vector<at::Tag> random_tags = {at::Tag::pt2_compliant_tag, at::Tag::nondeterministic_seeded};
-    m.def(schema.c_str(), random ? random_tags : pure_tags);
+    // TorchScript has no such tags: what draws has to have effects there, or two draws are taken for one, or for a
+    // constant.
+    const auto effects = random ? c10::AliasAnalysisKind::CONSERVATIVE : c10::AliasAnalysisKind::FROM_SCHEMA;
+    m.def(torch::schema(schema.c_str(), effects), random ? random_tags : pure_tags);
   };
   struct Overload {
     std::string name, temperature, seed;
@@ -65,7 +68,7 @@ TORCH_LIBRARY(gumbel_ext, m) {
   m.def("empty_cache() -> ()", empty_cache);
   m.def("_force_cpu_plan(int[] choices) -> ()", cpu::force_plan);
   const std::string source = "SymInt? seed, Tensor? row_seeds, Generator? generator",
-                    numbers = ", SymInt[]? numbers=None";
+                    numbers = ", SymInt[]? numbers=None, int call=0";
   const std::string inputs =
       "(Tensor logits, Tensor? mask, float tau, Tensor? tau_rows, bool noise, " + source + ", int dim";
   define("_relaxed" + inputs + numbers + ") -> Tensor", true);

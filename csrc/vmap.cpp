@@ -126,7 +126,7 @@ struct NoisyBatch : Batch {
                          row_seeds = per_row(args.row_seeds);
     return call(op,
                 Arguments{logits, mask, args.tau, tau_rows, args.noise, args.seed, row_seeds, args.generator,
-                          dim(args.dim), numbers},
+                          dim(args.dim), numbers, args.call},
                 rest...);
   }
 };
@@ -152,12 +152,12 @@ Tensor index_vmap(const Arguments& args, const std::optional<c10::SymInt>& num_s
 }
 
 Tensor noise_vmap(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
-                  const OptionalGenerator& generator, OptionalNumbers numbers) {
+                  const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t call) {
   check_noise(like, seed, row_seeds, generator, numbers);
   const OptionalTensor none;
-  const NoisyBatch batch({like, none, 1, none, /*noise=*/true, seed, row_seeds, generator, -1, numbers});
+  const NoisyBatch batch({like, none, 1, none, /*noise=*/true, seed, row_seeds, generator, -1, numbers, call});
   return batch.result(
-      noise_operator().call(batch.whole(like), seed, batch.per_row(row_seeds), generator, batch.numbers));
+      noise_operator().call(batch.whole(like), seed, batch.per_row(row_seeds), generator, batch.numbers, call));
 }
 
 std::tuple<Tensor, Tensor> backward_vmap(const Tensor& grad, const Tensor& relaxed, double tau,

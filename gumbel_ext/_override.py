@@ -43,7 +43,13 @@ def _of_rows(
         logits.offsets(),
         logits.lengths(),
         jagged_dim=ragged - (is_index and at < ragged),
+        min_seqlen=logits._maybe_min_seqlen,
+        max_seqlen=logits._maybe_max_seqlen,
     )
+
+
+def _are_rows_of(jagged: Any, logits: Any) -> bool:
+    return jagged.offsets() is logits.offsets() and jagged.lengths() is logits.lengths()
 
 
 def _rows(name: str, value: Any, logits: Any) -> Any:
@@ -54,7 +60,7 @@ def _rows(name: str, value: Any, logits: Any) -> Any:
     same = "a jagged tensor with the logits' own offsets"
     if value.is_nested:
         jagged: Any = value
-        if value.layout != torch.jagged or jagged.offsets() is not logits.offsets():
+        if value.layout != torch.jagged or not _are_rows_of(jagged, logits):
             raise ValueError(f"{name}: expected {same}, got another nested tensor")
         return jagged.values()
     if name == "seed":

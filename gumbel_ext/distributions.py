@@ -32,7 +32,7 @@ Seed = int | Tensor | None
 class _Unnormalised(base.Categorical):
     """Logits as they were given, which the kernels take: torch normalises them at once, here whoever asks for them."""
 
-    def __init__(self, given: Tensor) -> None:
+    def __init__(self, given: Tensor) -> None:  # a tensor that nobody else changes
         self._param = given
         self._num_events = given.size(-1)
         base.Distribution.__init__(self, given.shape[:-1], validate_args=False)
@@ -54,13 +54,18 @@ class _Unnormalised(base.Categorical):
         return self._param - self._param.logsumexp(-1, keepdim=True)
 
 
+def _given(**source: Any) -> dict[str, Any]:
+    """What is not None: a subclass may override one of `sample` and `rsample` with torch's own arguments."""
+    return {name: value for name, value in source.items() if value is not None}
+
+
 class _Sampler(base.Distribution):
     """What the distributions have in common. `_categorical` is torch's, or an `_Unnormalised`."""
 
     _categorical: base.Categorical
 
     def _hold(self, logits: Tensor, validate_args: bool | None) -> None:
-        self._categorical = _Unnormalised(logits)
+        self._categorical = _Unnormalised(logits.clone())
         base.Distribution.__init__(self, logits.shape[:-1], logits.shape[-1:], validate_args=False)
         self._validate_later(validate_args)
 
@@ -76,7 +81,7 @@ class _Sampler(base.Distribution):
     def sample(self, sample_shape: _size = _ONE_SAMPLE, *, seed: Seed = None, generator: Any = None) -> Tensor:
         """As `rsample`, without gradient."""
         with torch.no_grad():
-            return self.rsample(sample_shape, seed=seed, generator=generator)  # type: ignore[call-arg]
+            return self.rsample(sample_shape, **_given(seed=seed, generator=generator))
 
     def _scores(self) -> Tensor:
         """Logits, up to a constant."""
@@ -116,8 +121,11 @@ class ExpRelaxedCategorical(_Sampler, base.relaxed_categorical.ExpRelaxedCategor
     ) -> Tensor:
         """Logarithms of points of the simplex, with their gradient with respect to parameters and temperature."""
         x, shape = self._scores(), self._extended_shape(sample_shape)
-        noise = functional.gumbel_noise(shape, seed=seed, generator=generator, dtype=x.dtype, device=x.device)
-        return torch.log_softmax((x + noise) / self.temperature, -1)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        noise = functional.gumbel_noise(shape, seed=seed, generator=generator, dtype=dtype, device=x.device)
+        scores = (x + noise) * 0.5  # differences of halves do not overflow
+        scores = (scores - scores.detach().amax(-1, keepdim=True)) / (self.temperature * 0.5)
+        return torch.log_softmax(scores, -1).to(x.dtype)
 
 
 class RelaxedOneHotCategorical(_Sampler, base.RelaxedOneHotCategorical):
@@ -183,12 +191,13 @@ class OneHotCategoricalStraightThrough(_Sampler, base.OneHotCategoricalStraightT
         """One-hot rows, exactly 0 and 1, with the gradient of the probabilities."""
         held = self._categorical
         probs = functional.softmax(held._param) if isinstance(held, _Unnormalised) else held.probs
-        return self.sample(sample_shape, seed=seed, generator=generator) + (probs - probs.detach())
+        return self.sample(sample_shape, **_given(seed=seed, generator=generator)) + (probs - probs.detach())
 
     def sample(self, sample_shape: _size = _ONE_SAMPLE, *, seed: Seed = None, generator: Any = None) -> Tensor:
         """As `rsample`, without gradient; a class of probability 0 is never drawn."""
         held = self._categorical
-        given = held._param is held.__dict__.get("probs")  # (their logits, which torch bounds, draw what is impossible)
+        # Of probabilities torch bounds the logits, which would draw what is impossible.
+        given = "probs" in held.__dict__ and not isinstance(held, _Unnormalised)
         with torch.no_grad():
             x = (held.probs.log() if given else self._scores()).expand(self._extended_shape(sample_shape))
             return functional.gumbel_softmax(x, hard=True, seed=seed, generator=generator)

@@ -27,13 +27,19 @@ def __dir__() -> list[str]:
     return list(NAMES)
 
 
+_KNOWN = (Tensor, float, int, type(None), torch.SymFloat, torch.SymInt)
+
+
 class _Operator(OpOverloadPacket):
     """An operator that looks which overload its arguments ask for. (torch tries one after the other, and each that does
     not fit costs some ten microseconds.)"""
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         tau = args[1] if len(args) > 1 else kwargs.get("temperature" if self.__name__ == "gumbel_max" else "tau")
-        if isinstance(kwargs.get("seed"), Tensor):
+        seed = kwargs.get("seed")
+        if not (isinstance(tau, _KNOWN) and isinstance(seed, _KNOWN)):
+            return super().__call__(*args, **kwargs)  # what stands in for a tensor or a number
+        if isinstance(seed, Tensor):
             overload = self.tensors if isinstance(tau, Tensor) else self.seed_tensor
         else:
             overload = self.tau_tensor if isinstance(tau, Tensor) else self.default
@@ -47,7 +53,7 @@ def _leave_open(overload: OpOverload, of_tensor: OpOverload) -> None:
 
     @overload.py_impl(key)
     def trace(logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not args or not isinstance(args[0], torch.SymFloat):
+        if not args or not isinstance(args[0], (torch.SymFloat, torch.SymInt)):
             return overload._op_dk(key, logits, *args, **kwargs)
         # Of what makes a tensor of a number, compilers leave products alone open.
         tensor = torch.ones((), dtype=torch.float64, device=logits.device) * args[0]

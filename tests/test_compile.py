@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -148,15 +149,58 @@ def test_compiled_noise_tensor(kwargs: dict[str, Any], backend: str) -> None:
     assert torch.equal(compiled(), gumbel_ext.gumbel_noise((3, 5), seed=2, **kwargs))
 
 
-def test_two_samples_in_one_graph_differ() -> None:
-    """No compiler pass may merge two draws into one."""
-    compiled = torch.compile(
-        lambda x: (gumbel_ext.gumbel_softmax(x), gumbel_ext.gumbel_softmax(x)),
-        backend="inductor",
-        fullgraph=True,
-    )
-    a, b = compiled(torch.zeros(64))
-    assert not torch.equal(a, b)
+DRAWS: dict[str, Any] = {
+    "gumbel_softmax": lambda x: gumbel_ext.gumbel_softmax(x, 0.5),
+    "hard": lambda x: gumbel_ext.gumbel_softmax(x, 0.5, hard=True),
+    "gumbel_max": lambda x: gumbel_ext.gumbel_max(x)[:, None] + 0 * x,
+    "gumbel_noise": lambda x: gumbel_ext.gumbel_noise([64, 6], dtype=x.dtype) + 0 * x,
+    "operator": lambda x: ops.gumbel_softmax(x, 0.5),
+}
+MAPPED = functools.partial(torch.func.vmap, in_dims=0, randomness="different")
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("name", [*DRAWS, "vmap"])
+def test_draws_in_one_graph_differ(name: str, backend: str, grad: bool) -> None:
+    """No compiler pass takes two draws for one, where a gradient is wanted (and the graph cut in two) neither."""
+    draw = MAPPED(lambda row: gumbel_ext.gumbel_softmax(row, 0.5)) if name == "vmap" else DRAWS[name]
+    compiled = torch.compile(lambda x: draw(x) - draw(x), backend=backend, fullgraph=True)
+    found = compiled(torch.zeros(64, 6, requires_grad=grad))
+    assert (found != 0).any(-1).sum() > 20
+    torch.manual_seed(1)
+    first, second = (compiled(torch.zeros(64, 6, requires_grad=grad)) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+class Drawing(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.zeros(64, 6))
+
+    def forward(self) -> torch.Tensor:
+        x = self.logits
+        first = gumbel_ext.gumbel_softmax(x, 0.5) + gumbel_ext.gumbel_max(x, 1.0)[:, None]
+        second = gumbel_ext.gumbel_softmax(x, 0.5) + gumbel_ext.gumbel_max(x, 1.0)[:, None]
+        return first - second + gumbel_ext.gumbel_noise([1]) - gumbel_ext.gumbel_noise([1])
+
+
+TORCHSCRIPT: dict[str, Any] = {
+    "script": torch.jit.script,
+    "trace": lambda module: torch.jit.trace(module, (), check_trace=False),
+    "freeze": lambda module: torch.jit.freeze(torch.jit.script(module.eval())),
+    "optimize_for_inference": lambda module: torch.jit.optimize_for_inference(torch.jit.script(module.eval())),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", TORCHSCRIPT)
+def test_torchscript_draws_anew(way: str) -> None:
+    """Each draw its own, in each call new, also after the calls in which TorchScript optimises."""
+    module = TORCHSCRIPT[way](Drawing())
+    results = [module() for _ in range(5)]
+    assert all((y != 0).any(-1).sum() > 20 for y in results)
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(results, 2))
 
 
 TAU_SHAPES: list[tuple[int, ...]] = [(), (1,), (1, 1), (3, 1)]

@@ -250,3 +250,57 @@ def test_vmap(name: str) -> None:
         torch.testing.assert_close(torch.func.vmap(draw)(x), torch.stack([draw(row) for row in x]))
     finally:
         base.Distribution.set_default_validate_args(True)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_distribution_keeps_its_parameters(name: str) -> None:
+    """Whatever becomes of the tensor that it was made from."""
+    x = logits(3, 4)
+    ours = PAIRS[name].make(PAIRS[name].ours, logits=x)
+    expected = PAIRS[name].make(PAIRS[name].ours, logits=x.clone())
+    x.mul_(-5)
+    assert torch.equal(ours.sample(seed=1), expected.sample(seed=1)) and torch.equal(ours.probs, expected.probs)
+
+
+@pytest.mark.parametrize("drawn", ["sample", "rsample"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_subclasses_may_have_torchs_arguments(name: str, drawn: str) -> None:
+    def draw(self: Any, sample_shape: Any = torch.Size()) -> Tensor:
+        return getattr(PAIRS[name].ours, drawn)(self, sample_shape)
+
+    other = "sample" if drawn == "rsample" else "rsample"
+    distribution = PAIRS[name].make(type("Own", (PAIRS[name].ours,), {drawn: draw}), logits=logits(3, 4))
+    assert getattr(distribution, other)((2,)).shape == getattr(distribution, drawn)((2,)).shape == (2, 3, 4)
+
+
+def test_what_is_impossible_stays_so() -> None:
+    """Also of what was asked for its logits, which torch bounds, and expanded."""
+    probs = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    ours = distributions.OneHotCategoricalStraightThrough(probs=probs)
+    ours.entropy()
+    draws = ours.expand((1_000_000, 2)).sample(seed=5)
+    assert (draws[:, 0, 2] == 0).all() and (draws[:, 1, 2] == 1).all()
+    bounded = gumbel_ext.gumbel_softmax(ours.logits.expand(1_000_000, 2, 3), hard=True, seed=5)
+    assert (bounded[:, 0, 2] != 0).any() or (bounded[:, 1, 2] != 1).any(), "the bound would not have shown"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "tau"),
+    [
+        (torch.float16, [4000.0, 4001.0, 3999.0], 0.05),
+        (torch.float16, [60000.0, -60000.0, 0.0], 0.7),
+        (torch.bfloat16, [3e38, -3e38, 0.0], 0.5),
+        (torch.float32, [3e38, -3e38, 0.0], 4.0),
+        (torch.float64, [1.5e308, -1.5e308, 0.0], 4.0),
+    ],
+    ids=str,
+)
+def test_logarithms_of_logits_of_any_size(dtype: torch.dtype, values: list[float], tau: float) -> None:
+    """No NaN, and infinity only where the type holds no such logarithm."""
+    x = torch.tensor(values, dtype=dtype)
+    found = distributions.ExpRelaxedCategorical(torch.tensor(tau), logits=x).sample((100,), seed=3)
+    noise = gumbel_ext.gumbel_noise((100, 3), seed=3, dtype=torch.promote_types(dtype, torch.float32))
+    scores = x.double() / tau / 4 + noise.double() / tau / 4
+    expected = (scores - scores.amax(-1, keepdim=True)) * 4
+    expected = (expected - expected.exp().sum(-1, keepdim=True).log()).to(dtype)
+    torch.testing.assert_close(found, expected, rtol=1e-2 if dtype.itemsize == 2 else 1e-5, atol=2e-2)

@@ -118,6 +118,7 @@ def with_module(x: Tensor, number: float, module: gumbel_ext.nn.GumbelSoftmax) -
 
 TEMPERATURES = [2.0 * 0.7**i for i in range(12)]
 SEEDS = list(range(2, 14))
+WHOLE = list(range(13, 1, -1))
 CHANGING: dict[str, tuple[Callable[..., Tensor], list[Any]]] = {
     "softmax": (lambda x, t: gumbel_ext.softmax(x, t), TEMPERATURES),
     "straight_through": (lambda x, t: gumbel_ext.straight_through(x, t), TEMPERATURES),
@@ -125,6 +126,9 @@ CHANGING: dict[str, tuple[Callable[..., Tensor], list[Any]]] = {
     "gumbel_softmax, hard": (lambda x, t: gumbel_ext.gumbel_softmax(x, t, True, seed=3), TEMPERATURES),
     "gumbel_max": (lambda x, t: gumbel_ext.gumbel_max(x, t, seed=3), TEMPERATURES),
     "module": (functools.partial(with_module, module=gumbel_ext.nn.GumbelSoftmax()), TEMPERATURES),
+    "whole numbers": (lambda x, t: gumbel_ext.softmax(x, t), WHOLE),
+    "whole numbers of an index": (lambda x, t: gumbel_ext.gumbel_max(x, t, seed=3), WHOLE),
+    "whole numbers of an operator": (lambda x, t: ops.gumbel_softmax(x, tau=t, seed=3), WHOLE),
     "softmax as an operator": (lambda x, t: ops.softmax(x, t), TEMPERATURES),
     "operator, named, a seed a row": (
         lambda x, t: ops.gumbel_softmax(x, tau=t, seed=torch.arange(4)),
@@ -149,6 +153,18 @@ def test_numbers_do_not_recompile(name: str, dynamic: bool | None) -> None:
     for value in values:
         x = torch.randn(4, 7)
         assert torch.equal(compiled(x, value), function(x, value))
+    assert counter.frame_count <= 2
+
+
+def test_compiled_autograd_does_not_recompile_for_a_temperature() -> None:
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    for tau in TEMPERATURES:
+        x = torch.randn(4, 7, requires_grad=True)
+        with torch._dynamo.compiled_autograd._enable(torch.compile(backend=counter, fullgraph=True)):
+            gumbel_ext.gumbel_softmax(x, tau, seed=1)[:, 0].sum().backward()
+        y = gumbel_ext.gumbel_softmax(x, tau, seed=1)[:, 0].sum()
+        torch.testing.assert_close(x.grad, torch.autograd.grad(y, x)[0])
     assert counter.frame_count <= 2
 
 

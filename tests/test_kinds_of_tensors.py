@@ -103,6 +103,18 @@ def test_jagged_arguments() -> None:
     assert index.layout == torch.jagged and torch.equal(index.values(), expected)
 
 
+def test_jagged_tensors_with_holes() -> None:
+    """Lengths stay as they are, and a mask has to have the same ones."""
+    values, offsets, lengths = torch.randn(7, CLASSES), torch.tensor([0, 3, 7]), torch.tensor([2, 4])
+    x = torch.nested.nested_tensor_from_jagged(values, offsets, lengths)
+    y = gumbel_ext.softmax(x)
+    for found, row in zip(y.unbind(), x.unbind(), strict=True):
+        assert torch.equal(found, gumbel_ext.softmax(row))
+    whole = torch.nested.nested_tensor_from_jagged(values > 0, offsets)
+    with pytest.raises(ValueError, match="mask: expected a jagged tensor with the logits' own offsets"):
+        gumbel_ext.softmax(x, mask=whole)
+
+
 def refusals() -> dict[str, tuple[type[Exception], Callable[[], Any], str]]:
     x, nested, other = torch.randn(3, CLASSES), sequences(), sequences()
     with warnings.catch_warnings():

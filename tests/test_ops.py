@@ -132,3 +132,13 @@ def test_the_flop_counter_counts_as_with_torchs() -> None:
             outer(softmax(inner(x), 0.5, True)).sum().backward()
         counts.append(counter.get_flop_counts()["Global"])
     assert counts[0] == counts[1] and sum(counts[0].values()) > 0
+
+
+@pytest.mark.parametrize("name", ["softmax", "gumbel_max"])
+def test_a_traced_graph_takes_any_temperature(name: str) -> None:
+    """Which overload, a graph of fx finds when it runs."""
+    kwargs = {"seed": 3} if name == "gumbel_max" else {}
+    graph = torch.fx.symbolic_trace(lambda x, tau: getattr(torch.ops.gumbel_ext, name)(x, tau, **kwargs))
+    x = torch.randn(2, 3)
+    for tau in (0.5, 2, torch.tensor(0.5), TAU):
+        assert torch.equal(graph(x, tau), getattr(gumbel_ext, name)(x, tau, **kwargs))

@@ -88,7 +88,7 @@ variable_list apply_traced(const variable_list& grads, const std::vector<at::IVa
   Backward backward;
   backward.p = args.unpack<Tensor>();
   backward.tau_rows = args.unpack<Tensor>();
-  backward.tau = args.unpack<double>();
+  backward.tau = 1;
   backward.dim = args.unpack<std::int64_t>();
   backward.need_logits = args.unpack<bool>();
   backward.need_tau = args.unpack<bool>();
@@ -100,23 +100,26 @@ variable_list apply_traced(const variable_list& grads, const std::vector<at::IVa
 void SoftmaxBackward::compiled_args(compiled::CompiledNodeArgs& args) const {
   args.collect(relaxed, /*is_output=*/true);
   args.collect(tau_rows, /*is_output=*/false);
-  args.collect(tau);
+  const Tensor rows = tau_rows.unpack();
+  tau_as_tensor = rows.defined() ? Tensor() : at::scalar_tensor(tau, at::kDouble);
+  args.collect(tau_as_tensor);
   args.collect(dim);
 }
 
 variable_list SoftmaxBackward::apply_with_saved(const variable_list& grads, compiled::SwapSavedVariables& saved) {
   saved.before(relaxed);
   saved.before(tau_rows);
-  const Backward backward = unpack();
+  saved.before(tau_as_tensor);
+  Backward backward = unpack();
+  if (!backward.tau_rows.defined()) backward.tau_rows = tau_as_tensor;
   compiled::PackedArgs args;
   args.pack(backward.p);
   args.pack(backward.tau_rows);
-  args.pack(backward.tau);
   args.pack(backward.dim);
   args.pack(backward.need_logits);
   args.pack(backward.need_tau);
-  const std::vector<at::TypePtr> types = {at::TensorType::get(), at::TensorType::get(), at::FloatType::get(),
-                                          at::IntType::get(),    at::BoolType::get(),   at::BoolType::get()};
+  const std::vector<at::TypePtr> types = {at::TensorType::get(), at::TensorType::get(), at::IntType::get(),
+                                          at::BoolType::get(), at::BoolType::get()};
   const auto& compiler = compiled::getPyCompilerInterface();
   const std::string function = compiler->bind_function(saved.get_py_compiler(), name(), apply_traced, types,
                                                        /*is_custom_function=*/true, /*is_traceable=*/true);
@@ -126,6 +129,7 @@ variable_list SoftmaxBackward::apply_with_saved(const variable_list& grads, comp
       compiler->call_function(saved.get_py_compiler(), "apply_functional", function, grads, args.vec(), outputs);
   saved.after(relaxed);
   saved.after(tau_rows);
+  saved.after(tau_as_tensor);
   return result;
 }
 

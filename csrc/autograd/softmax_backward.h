@@ -38,6 +38,7 @@ struct SoftmaxBackward : public torch::autograd::Node {
   SavedVariable relaxed;   // p, an output of this node
   SavedVariable tau_rows;  // or none
   double tau = 1;
+  mutable Tensor tau_as_tensor;  // of a compiler, for which each value of a number is another graph; where tau is one
   std::int64_t dim = -1;
 
  private:
