@@ -42,6 +42,8 @@ class _Unnormalised(base.Categorical):
         """Not what torch's constructor may refuse: its errors are to be torch's."""
         if probs is not None or logits is None or logits.dim() < 1 or logits.numel() == 0:
             return False
+        if not logits.is_floating_point():
+            return False  # torch's normalised ones are
         if torch.compiler.is_compiling() or not (validate_args or base.Distribution._validate_args):
             return True  # where torch does not look either
         return bool(logits.detach().amax(-1).isfinite().all())

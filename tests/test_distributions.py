@@ -262,10 +262,16 @@ def test_a_distribution_keeps_its_parameters(name: str) -> None:
     assert torch.equal(ours.sample(seed=1), expected.sample(seed=1)) and torch.equal(ours.probs, expected.probs)
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_whole_logits(name: str) -> None:
+    ours, theirs = PAIRS[name].both(logits=torch.tensor([1, 2, 3]))
+    assert ours.sample().dtype == theirs.sample().dtype and torch.equal(ours.probs, theirs.probs)
+
+
 @pytest.mark.parametrize("drawn", ["sample", "rsample"])
 @pytest.mark.parametrize("name", PAIRS)
 def test_subclasses_may_have_torchs_arguments(name: str, drawn: str) -> None:
-    def draw(self: Any, sample_shape: Any = torch.Size()) -> Tensor:
+    def draw(self: Any, sample_shape: Any = ()) -> Tensor:
         return getattr(PAIRS[name].ours, drawn)(self, sample_shape)
 
     other = "sample" if drawn == "rsample" else "rsample"
