@@ -246,17 +246,20 @@ def softmax(scores: Array, tau: Array) -> Array:
     return exponentials / exponentials.sum(-1, keepdims=True)
 
 
-def vjp(p: Array, dy: Array, tau: Array, eps: float, smallest: float) -> tuple[Array, Array, Array, Array]:
+def vjp(
+    p: Array, dy: Array, tau: Array, eps: float, smallest: float, products: int = 1
+) -> tuple[Array, Array, Array, Array]:
     """The gradients of logits and of tau, one of the latter a row, and a bound on the error of each.
 
-    Eight roundings `eps` of what the differences are made of, and one of the `smallest` number for each product; for
-    tau one more in double for each class, whose sum it is. p log p may count as 0 where p has lost digits of its own.
+    Eight roundings `eps` of what the differences are made of, and one of the `smallest` number for each of the
+    `products` with p: the kernels make one, operations that can be differentiated again two. For tau one more in double
+    for each class, whose sum it is. p log p may count as 0 where p has lost digits of its own.
     """
     p, dy, tau = (a.astype(np.longdouble) for a in (p, dy, tau))
     with np.errstate(all="ignore"):
         dx = p * (dy - (p * dy).sum(-1, keepdims=True)) / tau
         size = p * (np.abs(dy) + (p * np.abs(dy)).sum(-1, keepdims=True)) / tau
-        error = np.where(p > 0, 8 * eps * size + smallest * (1 + (1 + p * p.shape[1]) / tau), 0)
+        error = np.where(p > 0, 8 * eps * size + smallest * (1 + products * (1 + p * p.shape[1]) / tau), 0)
         log_p = np.log(np.where(p > 0, p, 1))
         lost = size * np.where(p < smallest / eps, 1, p.shape[1] * 2.0**-53) * np.abs(log_p)
         return dx, error, -(dx * log_p).sum(-1), (error * (1 - log_p) + lost).sum(-1) + smallest

@@ -175,6 +175,7 @@ SHARP = [
     row(0.0, 1e-40, dy=exactly(1e-3, 2e-3), taus=(1e-40,), tau_dtype=F32),
     row(0.0, 1e-5, dy=exactly(1e-2, 2e-2), dtype=F16, taus=(1e-5,), tau_dtype=F32),
     row(0.0, 1.0, dy=exactly(1.0, 2.0), dtype=F16, taus=(1e-300,), tau_dtype=F64),
+    Problem((5, 2), -2, logits=Numbers(("equal",)), dy=Numbers(("equal", "normal")), taus=(1 / 32,)),
     row(0.0, 1e-310, dy=exactly(1e-9, 2e-9), dtype=F64, taus=(1e-310,), tau_dtype=F64),
     Problem((3, 63), dtype=F16, logits=Numbers(("zeros",)), dy=Numbers(("normal",), 5), taus=(1e-3,), tau_dtype=F32),
 ]
@@ -197,7 +198,8 @@ def test_gradients(way: str, op: Callable[..., torch.Tensor], hard: bool, proble
     limits = precision(p.dtype)
     p_rows, dy_rows = (reference.to_rows(a, problem.dim) for a in (p, dy))
     defined = ~np.isnan(p_rows).any(-1)
-    expected = reference.vjp(p_rows, dy_rows, reference.row_values(tau, p, problem.dim), *limits)
+    taus, products = reference.row_values(tau, p, problem.dim), 1 if way == "backward" else 2
+    expected = reference.vjp(p_rows, dy_rows, taus, *limits, products)
     dx = torch.from_numpy(reference.to_rows(found[0], problem.dim)).to(p.dtype)
     assert reference.within(dx[defined], expected[0][defined], expected[1][defined])
     if len(found) == 2:
@@ -221,7 +223,7 @@ def test_tangent_of_tau(op: Callable[..., torch.Tensor], hard: bool, problem: Pr
     rows, taus = (reference.to_rows(p, problem.dim), reference.row_values(tau, p, problem.dim))
     defined, found = ~np.isnan(rows).any(-1), tangent(op, problem, hard, of_tau=True)
     limits, log_p = precision(p.dtype), np.log(np.where(rows > 0, rows, 1).astype(np.longdouble))
-    expected, error, *_ = reference.vjp(rows, -log_p * taus, taus, *limits)
+    expected, error, *_ = reference.vjp(rows, -log_p * taus, taus, *limits, 2)
     error += np.where(rows < limits[1] / limits[0], 100 * rows, 0)
     found = torch.from_numpy(reference.to_rows(found, problem.dim)).to(p.dtype)
     assert reference.within(found[defined], expected[defined], error[defined])
