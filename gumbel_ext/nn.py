@@ -1,36 +1,39 @@
 """The operations as modules.
 
-``tau`` is an attribute, to be annealed as training goes on. A number stays a number; a tensor is a buffer, and a
-`torch.nn.Parameter` a parameter, so that ``.to()`` moves them and ``state_dict()`` holds them.
+``tau`` is an attribute, to be annealed as training goes on. A number stays a number; a tensor is a buffer, a
+`torch.nn.Parameter` a parameter and a `TemperatureSchedule` a module, so that ``.to()`` moves them and ``state_dict()``
+holds them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from gumbel_ext import functional
+from gumbel_ext._quantizer import GumbelVectorQuantizer, Quantized
+from gumbel_ext._temperature import Tau, TemperatureSchedule, keep_tau, tau_now
+
+__all__ = ["GumbelSoftmax", "GumbelVectorQuantizer", "Quantized", "StraightThrough", "TemperatureSchedule"]
 
 
 class _Tempered(torch.nn.Module):
     if TYPE_CHECKING:  # (TorchScript has its own eyes for attributes)
-        tau: float | Tensor
+        tau: Any  # a Tau, of which TorchScript knows two kinds
 
-    def __init__(self, tau: float | Tensor, dim: int) -> None:
+    def __init__(self, tau: Tau, dim: int) -> None:
         super().__init__()
-        if isinstance(tau, Tensor) and not isinstance(tau, torch.nn.Parameter):
-            self.register_buffer("tau", tau)
-        else:
-            self.tau = tau
+        keep_tau(self, tau)
         self.dim = dim
 
     def _described_tau(self) -> str:
         """A number, or a tensor of one, as a number; of other tensors the shape."""
-        if not isinstance(self.tau, Tensor):
-            return f"{self.tau}"
-        return f"{self.tau.item():.4g}" if self.tau.numel() == 1 else f"tensor of shape {tuple(self.tau.shape)}"
+        tau = tau_now(self.tau)
+        if not isinstance(tau, Tensor):
+            return f"{tau}"
+        return f"{tau.item():.4g}" if tau.numel() == 1 else f"tensor of shape {tuple(tau.shape)}"
 
 
 class GumbelSoftmax(_Tempered):
@@ -43,9 +46,7 @@ class GumbelSoftmax(_Tempered):
     torch.Size([2, 3])
     """
 
-    def __init__(
-        self, tau: float | Tensor = 1.0, hard: bool = False, *, dim: int = -1, sample_in_eval: bool = True
-    ) -> None:
+    def __init__(self, tau: Tau = 1.0, hard: bool = False, *, dim: int = -1, sample_in_eval: bool = True) -> None:
         super().__init__(tau, dim)
         self.hard = hard
         self.sample_in_eval = sample_in_eval
@@ -58,9 +59,11 @@ class GumbelSoftmax(_Tempered):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """A sample for each row of ``logits``; the arguments are those of `gumbel_ext.gumbel_softmax`."""
-        if not (self.training or self.sample_in_eval):
-            return functional.straight_through(logits, self.tau, dim=self.dim, mask=mask)
         tau, hard, dim = self.tau, self.hard, self.dim
+        if not torch._jit_internal.is_scripting():
+            tau = tau_now(tau)
+        if not (self.training or self.sample_in_eval):
+            return functional.straight_through(logits, tau, dim=dim, mask=mask)
         if isinstance(seed, Tensor):  # the same call: TorchScript has an operator for each type
             return functional.gumbel_softmax(logits, tau, hard, dim=dim, mask=mask, seed=seed, generator=generator)
         return functional.gumbel_softmax(logits, tau, hard, dim=dim, mask=mask, seed=seed, generator=generator)
@@ -80,12 +83,15 @@ class StraightThrough(_Tempered):
     [0.0, 1.0]
     """
 
-    def __init__(self, tau: float | Tensor = 1.0, *, dim: int = -1) -> None:
+    def __init__(self, tau: Tau = 1.0, *, dim: int = -1) -> None:
         super().__init__(tau, dim)
 
     def forward(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """One-hot rows; the arguments are those of `gumbel_ext.straight_through`."""
-        return functional.straight_through(logits, self.tau, dim=self.dim, mask=mask)
+        tau = self.tau
+        if not torch._jit_internal.is_scripting():
+            tau = tau_now(tau)
+        return functional.straight_through(logits, tau, dim=self.dim, mask=mask)
 
     def extra_repr(self) -> str:
         return f"tau={self._described_tau()}, dim={self.dim}"
@@ -95,4 +101,4 @@ class StraightThrough(_Tempered):
 
 
 # `torch.load` takes whole modules too, without `weights_only=False`: nothing runs as these are loaded.
-torch.serialization.add_safe_globals([GumbelSoftmax, StraightThrough])
+torch.serialization.add_safe_globals([GumbelSoftmax, GumbelVectorQuantizer, StraightThrough, TemperatureSchedule])
