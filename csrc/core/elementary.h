@@ -119,6 +119,9 @@ struct TwoPart {
   T low;
 };
 
+// log2(e), in two parts.
+constexpr double kLog2EHigh = 0x1.71547652b82fep+0, kLog2ELow = 0x1.777d0ffda0d24p-56;
+
 // 2^(n + r + kExp2Shift), given n + kRounder, for a whole number n in [kExp2Lowest, 0] and |r| a little above 1/2 at
 // most. The shift keeps results that are about to be divided by a sum above the subnormal range; relative error about
 // 2 ulp.
@@ -129,6 +132,15 @@ GUMBEL_EXT_INLINE T exp2_shifted(T rounded, T r) {
   const T power = fused_multiply_add(r, exp2_polynomial(r), T(1));
   const Bits exponent = (bit_cast<Bits>(rounded) + Bits(Traits::kExp2Shift)) << Traits::kMantissaBits;
   return bit_cast<T>(bit_cast<Bits>(power) + exponent);
+}
+
+// e^x, within about an ulp, and half the smallest number; 0 below the logarithm of that. Requires: x <= 0.
+GUMBEL_EXT_INLINE double exponential(double x) {
+  constexpr double kRounder = FloatTraits<double>::kRounder, kLowest = -745.2;
+  if (!(x > kLowest)) return x != x ? x : 0;
+  const double rounded = fused_multiply_add(x, kLog2EHigh, 0.0) + kRounder;
+  const double fraction = fused_multiply_add(x, kLog2EHigh, kRounder - rounded);
+  return exp2_shifted(rounded, fused_multiply_add(x, kLog2ELow, fraction)) * 0x1p-512;  // unshifted
 }
 
 }  // namespace gumbel_ext

@@ -43,14 +43,6 @@ GUMBEL_EXT_INLINE double fused_multiply_add(double a, double b, double c) {
 #endif
 }
 
-GUMBEL_EXT_INLINE double exponential(double x) {
-#if defined(__CUDACC__)
-  return exp(x);
-#else
-  return __builtin_exp(x);
-#endif
-}
-
 GUMBEL_EXT_INLINE double square_root(double x) {
 #if defined(__CUDACC__)
   return sqrt(x);

@@ -15,7 +15,6 @@ struct ExponentScale {
   bool is_extreme;   // tau so small that scale leaves the working precision
 
   GUMBEL_EXT_INLINE explicit ExponentScale(double tau) : tau(tau), is_extreme(is_extreme_tau(tau)) {
-    constexpr double kLog2EHigh = 0x1.71547652b82fep+0, kLog2ELow = 0x1.777d0ffda0d24p-56;
     if (is_extreme) tau = tau * kEnlarge * kEnlarge;
     const double quotient = kLog2EHigh / tau, high = quotient < kLargest ? quotient : kLargest;
     const double low = (fused_multiply_add(-high, tau, kLog2EHigh) + kLog2ELow) / tau;

@@ -98,8 +98,7 @@ cudaError_t visit_plan(const Plan& plan, Visit visit) {
   consider.template operator()<WarpTeam<32>, 32>(Kernel::kWarp, 32);
   consider.template operator()<BlockTeam, 16>(Kernel::kBlock, 0);
   consider.template operator()<BlockTeam, 32>(Kernel::kBlock, 0);
-  consider.template operator()<ClusterTeam, 16>(Kernel::kCluster, 0);
-  consider.template operator()<ClusterTeam, 32>(Kernel::kCluster, 0);
+  consider.template operator()<ClusterTeam, sizeof(T) == 8 ? 16 : 32>(Kernel::kCluster, 0);
   consider.template operator()<ClusterTeam, 40>(Kernel::kCluster, 0);
   consider.template operator()<AcrossTeam, 16>(Kernel::kAcross, 0);
   consider.template operator()<AcrossTeam, 32>(Kernel::kAcross, 0);

@@ -59,6 +59,18 @@ constexpr int kMaxWarps = kMaxBlockThreads / kWarp;
 // Room for one value.
 struct alignas(16) Slot {
   unsigned char bytes[32];
+
+  template <typename V>
+  __device__ __forceinline__ void put(const V& value) {
+    static_assert(sizeof(V) <= sizeof bytes, "a value larger than its slot");
+    memcpy(__builtin_assume_aligned(bytes, 16), &value, sizeof(V));  // else, where it is in another block, byte by byte
+  }
+  template <typename V>
+  __device__ __forceinline__ V get() const {
+    V value;
+    memcpy(&value, __builtin_assume_aligned(bytes, 16), sizeof(V));
+    return value;
+  }
 };
 
 // A block: one row.
@@ -89,17 +101,12 @@ struct BlockTeam {
   }
   template <typename V, typename Op>
   __device__ V combine(V value, Op op) const {
-    static_assert(sizeof(V) <= sizeof(Slot), "a value larger than its slot");
     value = combine_lanes<kWarp>(value, op);
     __syncthreads();  // the last call's values have been read
-    if (threadIdx.x % kWarp == 0) memcpy(&scratch.of_warp[threadIdx.x / kWarp], &value, sizeof(V));
+    if (threadIdx.x % kWarp == 0) scratch.of_warp[threadIdx.x / kWarp].put(value);
     __syncthreads();
-    memcpy(&value, &scratch.of_warp[0], sizeof(V));
-    for (int w = 1; w < int(blockDim.x) / kWarp; ++w) {
-      V other;
-      memcpy(&other, &scratch.of_warp[w], sizeof(V));
-      value = op(value, other);
-    }
+    value = scratch.of_warp[0].template get<V>();
+    for (int w = 1; w < int(blockDim.x) / kWarp; ++w) value = op(value, scratch.of_warp[w].template get<V>());
     return value;
   }
 };
@@ -135,15 +142,10 @@ struct ClusterTeam {
   __device__ V combine(V value, Op op) const {
     value = BlockTeam{scratch.block}.combine(value, op);
     cluster_sync();  // the last call's values have been read
-    if (threadIdx.x < cluster_blocks())
-      memcpy(in_block(&scratch.of_block[cluster_rank()], threadIdx.x), &value, sizeof(V));
+    if (threadIdx.x < cluster_blocks()) in_block(&scratch.of_block[cluster_rank()], threadIdx.x)->put(value);
     cluster_sync();
-    memcpy(&value, &scratch.of_block[0], sizeof(V));
-    for (unsigned b = 1; b < cluster_blocks(); ++b) {
-      V other;
-      memcpy(&other, &scratch.of_block[b], sizeof(V));
-      value = op(value, other);
-    }
+    value = scratch.of_block[0].template get<V>();
+    for (unsigned b = 1; b < cluster_blocks(); ++b) value = op(value, scratch.of_block[b].template get<V>());
     return value;
   }
 };
@@ -178,13 +180,11 @@ struct AcrossTeam {
   template <typename V, typename Op>
   __device__ V combine(V value, Op op) const {
     __syncthreads();  // the last call's values have been read
-    memcpy(&scratch.of_thread[threadIdx.x], &value, sizeof(V));
+    scratch.of_thread[threadIdx.x].put(value);
     __syncthreads();
-    for (int t = row(); t < int(blockDim.x); t += kWarp) {
-      V other;
-      memcpy(&other, &scratch.of_thread[t], sizeof(V));
-      value = t == row() ? other : op(value, other);
-    }
+    value = scratch.of_thread[row()].template get<V>();
+    for (int t = row() + kWarp; t < int(blockDim.x); t += kWarp)
+      value = op(value, scratch.of_thread[t].template get<V>());
     return value;
   }
 };
