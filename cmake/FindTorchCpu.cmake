@@ -20,7 +20,7 @@ if(Torch_DIR)
   find_library(TORCH_CPU_LIBRARY torch_cpu PATHS "${TORCH_INSTALL_PREFIX}/lib" NO_DEFAULT_PATH)
   find_library(C10_LIBRARY c10 PATHS "${TORCH_INSTALL_PREFIX}/lib" NO_DEFAULT_PATH)
   set(TORCH_OPENMP_LIBRARY "${TORCH_INSTALL_PREFIX}/lib/libgomp.so.1")
-  if(NOT EXISTS "${TORCH_OPENMP_LIBRARY}")
+  if(APPLE OR NOT EXISTS "${TORCH_OPENMP_LIBRARY}")  # on macOS torch's own libraries bring it
     set(TORCH_OPENMP_LIBRARY "")
   endif()
   unset(TORCH_CUDA_LIBRARY CACHE)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from gumbel_ext import distributions, nn, ops
 from gumbel_ext.functional import (
     build_info,
@@ -25,8 +27,8 @@ from gumbel_ext.functional import (
 
 __version__ = (Path(__file__).resolve().parent / "version.txt").read_text().strip()
 
-#: Where CMake finds the C++ library: ``-DCMAKE_PREFIX_PATH=...``.
-cmake_prefix_path = str(Path(__file__).resolve().parent)
+#: Where CMake finds the C++ library, and torch: ``-DCMAKE_PREFIX_PATH="..."``.
+cmake_prefix_path = f"{Path(__file__).resolve().parent};{torch.utils.cmake_prefix_path}"
 
 __all__ = [
     "build_info",

@@ -10,8 +10,10 @@ import functools
 import hashlib
 import json
 import mmap
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -120,9 +122,16 @@ def run_guarded() -> None:
             gumbel_ext.gumbel_max(x, seed=seeds)
 
 
+def openmp_runtimes() -> list[str]:
+    """The files of OpenMP runtimes in this process: two would share its processors out twice."""
+    files = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    return sorted(file for file in files if re.search(r"/lib[gi]?omp\d?[-.]", file))
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["guard"]:
         run_guarded()
         print("guarded")
     else:
-        print(json.dumps({"isa": gumbel_ext.build_info()["cpu_isa"], "fingerprints": fingerprints()}))
+        found = {"isa": gumbel_ext.build_info()["cpu_isa"], "fingerprints": fingerprints()}
+        print(json.dumps(found | {"openmp_runtimes": openmp_runtimes()}))

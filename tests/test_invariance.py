@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import on_device
 import pytest
 import reference
 import torch
-from commands import attempt, run
+from commands import ROOT, attempt, configure_command, needs_build_tools, run
 
 import gumbel_ext
 
@@ -63,6 +64,25 @@ def test_instruction_sets_agree(isa: str, here: dict[str, str]) -> None:
     assert found["isa"] == isa
     assert [name for name in here if found["fingerprints"][name] != here[name]] == []
     assert found["fingerprints"].keys() == here.keys()
+    assert len(found["openmp_runtimes"]) <= 1, "torch's own, or, where it has none, none"
+
+
+@pytest.mark.long
+@needs_build_tools
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_compilers_agree(compiler: str, here: dict[str, str], tmp_path: Path) -> None:
+    """Without a warning, the library has the same bits by every compiler, and no OpenMP runtime but torch's own."""
+    if not shutil.which(compiler):
+        pytest.skip(f"needs {compiler}")
+    variables = {"CMAKE_CXX_COMPILER": compiler, "GUMBEL_EXT_FORCE_CPU": "ON", "GUMBEL_EXT_WERROR": "ON"}
+    run(*configure_command(ROOT, tmp_path, CMAKE_PREFIX_PATH=torch.utils.cmake_prefix_path, **variables))
+    run("cmake", "--build", tmp_path)
+    for isa in ISAS:
+        done = in_process_with(GUMBEL_EXT_LIBRARY=str(tmp_path / "libgumbel_ext.so"), GUMBEL_EXT_CPU_ISA=isa)
+        found = json.loads(done.stdout or "null")
+        assert found is not None, done.stderr
+        assert found["isa"] == isa and len(found["openmp_runtimes"]) <= 1
+        assert [name for name in here if found["fingerprints"][name] != here[name]] == []
 
 
 def test_unknown_instruction_set_is_an_error() -> None:
