@@ -213,7 +213,7 @@ def chart(path: Path, rows: list[Row], facts: dict[str, Any]) -> None:
             position += 1
         position += 0.9
     axes.set_xscale("log")
-    axes.set_xlim(left=left, right=max([2.0, *(c.ratio.median for _, bars in groups for c in bars)]) * 1.6)
+    axes.set_xlim(left=left, right=max([2.0, *(c.ratio.median for _, bars in groups for c in bars)]) * 1.8)
     axes.set_ylim(position - 0.4, -1)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks([at for at, _ in labels], [name for _, name in labels])
@@ -242,17 +242,10 @@ _PEER_NAMES = {
 
 
 def _bar(axes: Any, position: float, comparison: Comparison, left: float) -> None:
-    ratio = comparison.ratio.median
+    ratio, target = comparison.ratio.median, comparison.at_least or 0
     axes.barh(position, ratio - left, left=left, height=0.85, color=COLOURS[comparison.peer])
-    inside = ratio > 1.6 * left  # else the bar is too short for its label
-    axes.text(
-        ratio * (0.97 if inside else 1.04),
-        position,
-        f"{_number(ratio)}×",
-        ha="right" if inside else "left",
-        va="center",
-        fontsize=8,
-        color="white" if inside else "black",
-    )
-    if comparison.at_least is not None and comparison.at_least > 1:
-        axes.plot([comparison.at_least] * 2, [position - 0.42, position + 0.42], color="black", linewidth=1.6)
+    if target > 1:
+        axes.plot([target] * 2, [position - 0.42, position + 0.42], color="black", linewidth=1.6)
+    beyond = target > 1 and 0.9 * ratio < target < 1.6 * ratio  # the tick would cross the number
+    end = max(ratio, target) if beyond else ratio
+    axes.text(end * 1.05, position, f"{_number(ratio)}×", va="center", fontsize=8)

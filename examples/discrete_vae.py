@@ -197,8 +197,10 @@ def draw_prior_samples(model: CategoricalVAE, path: Path) -> None:
 
 
 def draw_codes(model: CategoricalVAE, digits: Digits, path: Path) -> None:
-    """The usage of each letter in each place of the code: ``q(z_n = k)``, averaged over a label's digits."""
+    """The usage of each letter in each place of the code: ``q(z_n = k)``, averaged over a label's digits; and how much
+    each place says of a digit: the divergence of ``q(z_n)`` from the uniform prior, 0 of one that is not used."""
     q = model.encoder(digits.test).softmax(-1)
+    nats = math.log(model.classes) - torch.special.entr(q).sum(-1).mean(0)
     usage = torch.stack([q[digits.test_labels == label].mean(0).flatten() for label in range(10)])
     figure = Figure(figsize=(11, 3), layout="constrained")
     axes = figure.subplots()
@@ -206,9 +208,10 @@ def draw_codes(model: CategoricalVAE, digits: Digits, path: Path) -> None:
     edges = torch.arange(0, usage.shape[1], model.classes)
     for edge in edges[1:]:
         axes.axvline(edge - 0.5, color="white", linewidth=1.5)
-    axes.set_xticks(edges + (model.classes - 1) / 2, [str(n + 1) for n in range(model.latents)])
+    axes.set_xticks(edges + (model.classes - 1) / 2, [f"{n + 1}: {said:.2f}" for n, said in enumerate(nats)])
     axes.set_yticks(range(10))
-    axes.set(xlabel=f"latent variable, {model.classes} classes each", ylabel="digit")
+    size = f"{model.classes} classes, {math.log(model.classes):.2f} nats"
+    axes.set(xlabel=f"latent variable ({size}), and how many nats it says of a digit (0: unused)", ylabel="digit")
     axes.set_title("The learned code: mean probability of each class, for each digit")
     figure.colorbar(image, label="probability", pad=0.01)
     figure.savefig(path / "codes.png", dpi=150)
@@ -222,7 +225,9 @@ def draw_annealing(history: History, path: Path) -> None:
     upper.set(ylabel="temperature τ", ylim=(0, 1.05), title="Annealing and the ELBO")
     lower.plot(epochs, history.train_elbo, label="training digits")
     lower.plot(epochs, history.test_elbo, label="held-out digits")
-    lower.set(xlabel="epoch", ylabel="ELBO, nats a digit", ylim=(min(history.test_elbo) - 0.3, None))
+    lower.set(
+        xlabel="epoch", ylabel="ELBO, nats a digit", ylim=(min(*history.train_elbo, *history.test_elbo) - 0.3, None)
+    )
     lower.legend(loc="lower right")
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
