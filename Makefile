@@ -3,6 +3,7 @@
 #
 #   make docs                           the documentation, into out/docs
 #   make lint                           formats, lint and types, mended where that can be done
+#   make wheels                         a repaired wheel for each Python of WHEEL_PYTHONS and TORCH, into dist
 #   make test-long                      what takes half an hour or more, the statistics of docs/proofs.md among it
 #   make demo TORCH="torch==2.11.0"     another torch, in any form that pip takes
 #   make demo PYTHON=python3.12         another Python
@@ -13,6 +14,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
+WHEEL_PYTHONS ?= $(PYTHON)
 OUT ?= out
 FUZZ_SECONDS ?= 1800
 FUZZ_FLAGS ?=
@@ -32,7 +34,7 @@ SOURCES := $(shell find csrc cmake gumbel_ext -type f -not -path '*/__pycache__/
 # A change of TORCH or PYTHON means another environment.
 STAMP := $(VENV)/.$(shell printf '%s' "$(PYTHON) $(TORCH)" | cksum | cut -d' ' -f1)
 
-.PHONY: demo test test-long build docs lint fuzz clean
+.PHONY: demo test test-long build docs lint fuzz wheels clean
 
 demo: build
 	$(BIN)/python examples/discrete_vae.py --out $(OUT)
@@ -58,6 +60,9 @@ docs: build
 lint: $(STAMP)-torch
 	$(BIN)/python -m pip install --quiet --group lint
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+wheels:
+	for python in $(WHEEL_PYTHONS); do tools/make_wheel.sh $$python "$(TORCH)" dist || exit 1; done
 
 fuzz: $(STAMP)-torch
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=clang++ \
