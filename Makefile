@@ -3,6 +3,7 @@
 #
 #   make docs                           the documentation, into out/docs
 #   make lint                           formats, lint and types, mended where that can be done
+#   make test-aarch64                   the C++ tests and checksums on aarch64, by qemu; part of test-long
 #   make wheels                         a repaired wheel for each Python of WHEEL_PYTHONS and TORCH, into dist
 #   make test-long                      what takes half an hour or more, the statistics of docs/proofs.md among it
 #   make demo TORCH="torch==2.11.0"     another torch, in any form that pip takes
@@ -34,7 +35,7 @@ SOURCES := $(shell find csrc cmake gumbel_ext -type f -not -path '*/__pycache__/
 # A change of TORCH or PYTHON means another environment.
 STAMP := $(VENV)/.$(shell printf '%s' "$(PYTHON) $(TORCH)" | cksum | cut -d' ' -f1)
 
-.PHONY: demo test test-long build docs lint fuzz wheels clean
+.PHONY: demo test test-long test-aarch64 build docs lint fuzz wheels clean
 
 demo: build
 	$(BIN)/python examples/discrete_vae.py --out $(OUT)
@@ -43,11 +44,12 @@ demo: build
 test: build
 	$(BIN)/python -m pytest
 
-# Tests marked `long`, those of other people's models among them, then the statistics of docs/proofs.md (with `dieharder`
-# where it is installed).
+# Tests marked `long`, those of other people's models among them, then aarch64, then the statistics of docs/proofs.md (with
+# `dieharder` where it is installed).
 test-long: build
 	$(BIN)/python -m pip install --quiet --group models
 	$(BIN)/python -m pytest -m long
+	$(MAKE) test-aarch64
 	cd tests && $(abspath $(BIN))/python -m randomness
 
 build: $(STAMP)-built
@@ -60,6 +62,9 @@ docs: build
 lint: $(STAMP)-torch
 	$(BIN)/python -m pip install --quiet --group lint
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+test-aarch64: build
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON="$(abspath $(BIN))/python" tests/aarch64/run.sh
 
 wheels:
 	for python in $(WHEEL_PYTHONS); do tools/make_wheel.sh $$python "$(TORCH)" dist || exit 1; done

@@ -17,6 +17,9 @@ extern const KernelTable kernels;
 namespace avx2 {
 extern const KernelTable kernels;
 }
+namespace neon {
+extern const KernelTable kernels;
+}
 namespace plain {
 extern const KernelTable kernels;
 }
@@ -49,6 +52,9 @@ const std::vector<const KernelTable*>& available_kernels() {
 #endif
 #if defined(GUMBEL_EXT_AVX2)
     if (has_x86_64_v3()) tables.push_back(&avx2::kernels);
+#endif
+#if defined(GUMBEL_EXT_NEON)
+    tables.push_back(&neon::kernels);  // every aarch64 has it
 #endif
     tables.push_back(&plain::kernels);
     return tables;

@@ -8,9 +8,14 @@ namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
 // Whether 16-bit numbers are converted by instructions, a register at a time, and not by arithmetic, whose loops
 // compilers vectorize best over whole rows.
-constexpr bool kConvertsRegisters = kRegisterBytes > 16;
+#if defined(__AVX2__) || defined(GUMBEL_EXT_NEON)
+#define GUMBEL_EXT_CONVERTS_REGISTERS 1
+#else
+#define GUMBEL_EXT_CONVERTS_REGISTERS 0
+#endif
+constexpr bool kConvertsRegisters = GUMBEL_EXT_CONVERTS_REGISTERS;
 
-#if defined(__AVX2__)
+#if GUMBEL_EXT_CONVERTS_REGISTERS
 // As many numbers of 16 bits, and of 32, as a register holds of the latter.
 typedef std::uint16_t Part16 __attribute__((vector_size(kRegisterBytes / 2)));
 typedef std::uint32_t Part32 __attribute__((vector_size(kRegisterBytes)));
@@ -19,6 +24,8 @@ typedef std::uint32_t Part32 __attribute__((vector_size(kRegisterBytes)));
 GUMBEL_EXT_INLINE Part32 zero_extend(Part16 halves) {
 #if defined(__AVX512F__)
   return (Part32)_mm512_cvtepu16_epi32((__m256i)halves);
+#elif defined(GUMBEL_EXT_NEON)
+  return (Part32)vmovl_u16((uint16x4_t)halves);
 #else
   return (Part32)_mm256_cvtepu16_epi32((__m128i)halves);
 #endif
@@ -27,6 +34,8 @@ GUMBEL_EXT_INLINE Part32 zero_extend(Part16 halves) {
 GUMBEL_EXT_INLINE Part16 truncate(Part32 words) {
 #if defined(__AVX512F__)
   return (Part16)_mm512_cvtepi32_epi16((__m512i)words);
+#elif defined(GUMBEL_EXT_NEON)
+  return (Part16)vmovn_u32((uint32x4_t)words);
 #else
   return (Part16)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)words), _mm256_extracti128_si256((__m256i)words, 1));
 #endif
@@ -41,6 +50,8 @@ GUMBEL_EXT_INLINE Part<Vec<float>> widen_part(Part16 bits) {
     static_assert(std::is_same_v<T, Float16>);
 #if defined(__AVX512F__)
     return (Part<Vec<float>>)_mm512_cvtph_ps((__m256i)bits);
+#elif defined(GUMBEL_EXT_NEON)
+    return (Part<Vec<float>>)vcvt_f32_f16((float16x4_t)bits);
 #else
     return (Part<Vec<float>>)_mm256_cvtph_ps((__m128i)bits);
 #endif
@@ -55,6 +66,8 @@ GUMBEL_EXT_INLINE Part16 narrow_part(const Part<Vec<float>>& v) {
     static_assert(std::is_same_v<T, Float16>);
 #if defined(__AVX512F__)
     return (Part16)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(GUMBEL_EXT_NEON)
+    return (Part16)vcvt_f16_f32((float32x4_t)v);
 #else
     return (Part16)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
 #endif
@@ -74,7 +87,7 @@ template <typename T>
 GUMBEL_EXT_INLINE Part<Vec<Compute<T>>> load_wide(const T* in) {
   using C = Compute<T>;
   if constexpr (std::is_same_v<T, C>) return load_part(in);
-#if defined(__AVX2__)
+#if GUMBEL_EXT_CONVERTS_REGISTERS
   if constexpr (sizeof(T) == sizeof(std::uint16_t)) {
     Part16 bits;
     __builtin_memcpy(&bits, in, sizeof bits);
@@ -91,7 +104,7 @@ GUMBEL_EXT_INLINE void store_narrow(T* out, const Part<Vec<Compute<T>>>& v) {
   if constexpr (std::is_same_v<T, C>) {
     __builtin_memcpy(out, &v, sizeof v);
   } else {
-#if defined(__AVX2__)
+#if GUMBEL_EXT_CONVERTS_REGISTERS
     const Part16 bits = narrow_part<T>(v);
     __builtin_memcpy(out, &bits, sizeof bits);
 #else

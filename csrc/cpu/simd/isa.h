@@ -13,6 +13,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(GUMBEL_EXT_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {

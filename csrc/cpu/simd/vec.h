@@ -210,6 +210,22 @@ GUMBEL_EXT_INLINE std::uint32_t lane_bits(VecMask<C> mask) {
     return _mm256_movemask_ps(halves[0]) | _mm256_movemask_ps(halves[1]) << 8;
   else
     return _mm256_movemask_pd((__m256d)halves[0]) | _mm256_movemask_pd((__m256d)halves[1]) << 4;
+#elif defined(GUMBEL_EXT_NEON)
+  if constexpr (sizeof(C) == 4) {
+    // Pairs of lanes narrowed to half of their bits, twice: a byte each, of which its lane's bit is kept.
+    uint32x4_t parts[4];
+    __builtin_memcpy(parts, &mask, sizeof parts);
+    const uint16x8_t low = vuzp1q_u16(vreinterpretq_u16_u32(parts[0]), vreinterpretq_u16_u32(parts[1]));
+    const uint16x8_t high = vuzp1q_u16(vreinterpretq_u16_u32(parts[2]), vreinterpretq_u16_u32(parts[3]));
+    const uint8x16_t bytes = vuzp1q_u8(vreinterpretq_u8_u16(low), vreinterpretq_u8_u16(high));
+    constexpr std::uint8_t kBits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    const uint8x16_t bits = vandq_u8(bytes, vld1q_u8(kBits));
+    return vaddv_u8(vget_low_u8(bits)) | static_cast<std::uint32_t>(vaddv_u8(vget_high_u8(bits))) << 8;
+  } else {
+    std::uint32_t bits = 0;
+    for (int lane = 0; lane < kLanes<C>; ++lane) bits |= static_cast<std::uint32_t>(mask[lane] & 1) << lane;
+    return bits;
+  }
 #else
   std::uint32_t bits = 0;
   for (int lane = 0; lane < kLanes<C>; ++lane) bits |= static_cast<std::uint32_t>(mask[lane] & 1) << lane;
@@ -219,7 +235,13 @@ GUMBEL_EXT_INLINE std::uint32_t lane_bits(VecMask<C> mask) {
 
 template <typename C>
 GUMBEL_EXT_INLINE bool any_lane(VecMask<C> mask) {
+#if defined(GUMBEL_EXT_NEON)
+  uint32x4_t parts[4];
+  __builtin_memcpy(parts, &mask, sizeof parts);
+  return vmaxvq_u32(vorrq_u32(vorrq_u32(parts[0], parts[1]), vorrq_u32(parts[2], parts[3]))) != 0;
+#else
   return lane_bits<C>(mask) != 0;
+#endif
 }
 
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA

@@ -13,7 +13,7 @@ GUMBEL_EXT_INLINE std::uint64_t seed_of(const Noise& noise, std::int64_t row) {
   return noise.row_seeds ? static_cast<std::uint64_t>(noise.row_seeds[row]) : noise.seed;
 }
 
-// fill(keys_at), where keys_at(i) are the round keys of `noise` for the seeds that seeds_at(i) would load.
+// fill(keys_at), where keys_at(i) are the round keys of `noise` for the seeds at seeds_at(i).
 template <typename SeedsAt, typename Fill>
 GUMBEL_EXT_INLINE void with_round_keys(const Noise& noise, SeedsAt seeds_at, Fill fill) {
   if (noise.row_seeds) {
@@ -50,7 +50,7 @@ GUMBEL_EXT_INLINE void fill_words(const Noise& noise, const Tile& tile, std::uin
     }
   }
   with_round_keys(
-      noise, [&](std::int64_t at) __attribute__((always_inline)) { return load_words(buffers.counter_seeds + at); },
+      noise, [&](std::int64_t at) __attribute__((always_inline)) { return buffers.counter_seeds + at; },
       [&](auto keys_at) __attribute__((always_inline)) {
         philox_fill_each(buffers.words, i, buffers.quads, draw, buffers.counter_rows, keys_at, meanwhile);
       });

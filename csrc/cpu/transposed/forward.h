@@ -15,7 +15,7 @@ GUMBEL_EXT_INLINE void block_noise(const Noise& noise, const Tile& tile, Buffers
   for (int j = 0; j < kRows; ++j) rows[j] = noise.counter_row(tile.first_row + j);
   const auto* seeds = reinterpret_cast<const std::uint64_t*>(noise.row_seeds);
   with_round_keys(
-      noise, [&](std::int64_t j) __attribute__((always_inline)) { return load_words(seeds + tile.first_row + j); },
+      noise, [&](std::int64_t j) __attribute__((always_inline)) { return seeds + tile.first_row + j; },
       [&](auto keys_at) __attribute__((always_inline)) {
         philox_fill_block<kRows>(buffers.words, quads, first_quad, 0, rows, keys_at, meanwhile);
       });
