@@ -30,6 +30,24 @@ struct Arguments {
   std::int64_t call;  // see number_of_call()
 };
 
+// What the gradient of a sample takes besides its index.
+struct EstimatorArguments {
+  const at::Tensor& logits;
+  const OptionalTensor& mask;
+  double temperature;
+  const OptionalTensor& temperature_rows;
+  double tau;
+  const OptionalTensor& tau_rows;
+  const at::Tensor& index;     // one a row; of a row without a softmax, the complement
+  const OptionalTensor& seed;  // of no dimensions; where noise is made again
+  const OptionalTensor& row_seeds;
+  std::int64_t estimator;  // an Estimator
+  std::int64_t num_noises;
+  std::int64_t dim;
+  OptionalNumbers numbers;
+  bool drawn;  // whether the seed came from a generator
+};
+
 // While a compiler traces, a number of its own for each draw without a seed; else 0. No kernel reads it: compilers take
 // two calls with the same arguments for one (JIT's do not, by the schemas).
 std::int64_t number_of_call(const OptionalSeed& seed, const OptionalTensor& row_seeds);

@@ -16,11 +16,20 @@ auto in_float32(const Arguments& args) {
                      args.dim, args.numbers, args.call});
 }
 
+at::Tensor choice_in_float32(const OptionalTensor& weight, const EstimatorArguments& args) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::AutocastCUDA);
+  const at::Tensor logits = at::autocast::cached_cast(at::kFloat, args.logits, at::kCUDA);
+  return call_choice(weight,
+                     {logits, args.mask, args.temperature, args.temperature_rows, args.tau, args.tau_rows, args.index,
+                      args.seed, args.row_seeds, args.estimator, args.num_noises, args.dim, args.numbers, args.drawn});
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(gumbel_ext, AutocastCUDA, m) {
   m.impl("_relaxed", forward_kernel<in_float32<relaxed_operator>>);
   m.impl("_one_hot", forward_kernel<in_float32<one_hot_operator>>);
+  m.impl("_choice", choice_kernel<choice_in_float32>);
   m.impl("_one_hot_relaxed", forward_kernel<in_float32<one_hot_relaxed_operator>>);
 }
 

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "arguments.h"
+#include "core/job.h"
 
 namespace gumbel_ext {
 
@@ -107,6 +108,47 @@ inline std::int64_t check_arguments(const Arguments& args, const char* temperatu
   check_seed(args.logits.sym_sizes(), dim, args.logits.device(), args.seed, args.row_seeds, args.generator);
   check_numbers(args.numbers, args.logits.dim());
   return dim;
+}
+
+// The same for a sample with an estimator's gradient: its temperatures T and tau.
+inline std::int64_t check_sample(const Arguments& args, double tau, const OptionalTensor& tau_rows) {
+  const std::int64_t dim = check_arguments(args, "temperature", /*may_be_zero=*/false);
+  if (tau_rows.has_value())
+    check_temperature_rows("tau", *tau_rows, args.logits, dim);
+  else
+    check_temperature("tau", tau, /*may_be_zero=*/false);
+  return dim;
+}
+
+inline Estimator to_estimator(c10::string_view name) {
+  if (name == "gumbel") return Estimator::kGumbel;
+  if (name == "softmax") return Estimator::kSoftmax;
+  if (name == "reinmax") return Estimator::kReinmax;
+  TORCH_CHECK_VALUE(name == "rao", "estimator: expected 'gumbel', 'softmax', 'reinmax' or 'rao', got '", name, "'");
+  return Estimator::kRao;
+}
+
+inline void check_num_noises(std::int64_t num_noises) {
+  TORCH_CHECK_VALUE(num_noises >= 1 && num_noises < (std::int64_t(1) << 31),
+                    "num_noises: expected 1 <= num_noises < 2^31, got ", num_noises);
+}
+
+// The matrices whose rows are chosen: [..., classes, size], whose first dimensions broadcast with the logits' without
+// `dim`.
+inline void check_weight(const at::Tensor& weight, const at::Tensor& logits, std::int64_t dim) {
+  TORCH_CHECK_TYPE(is_supported(weight.scalar_type()), "weight: expected float32, float64, float16 or bfloat16, got ",
+                   weight.scalar_type());
+  check_same_device("weight", weight, logits);
+  dim = at::maybe_wrap_dim(dim, logits.dim());
+  c10::SymDimVector rows(logits.sym_sizes().begin(), logits.sym_sizes().end());
+  const c10::SymInt classes = rows.empty() ? c10::SymInt(1) : rows[dim];
+  if (!rows.empty()) rows.erase(rows.begin() + dim);
+  const auto sizes = weight.sym_sizes();
+  bool fits = weight.dim() >= 2 && std::size_t(weight.dim()) - 2 <= rows.size() && sizes[weight.dim() - 2] == classes;
+  for (std::int64_t d = weight.dim() - 3, r = std::int64_t(rows.size()) - 1; fits && d >= 0; --d, --r)
+    fits = sizes[d] == 1 || sizes[d] == rows[r];
+  TORCH_CHECK_VALUE(fits, "weight: expected shape [..., ", classes, ", size], whose first dimensions broadcast to ",
+                    c10::SymIntArrayRef(rows), ", got ", sizes);
 }
 
 // The shape of the index: one for each row, samples last.

@@ -26,8 +26,9 @@ auto draw_once(Job& job, const Draw& draw) {
 //   kHostReadsValues          whether the host may read a tensor's values: those of tau are then checked
 //   new_like(tensor)          a contiguous tensor like it, uninitialised
 //   draw_noise(generator)     a Noise with a seed from the generator, or the device's default one, under its lock
+//   record_seed(noise, to)    *to = the noise's seed; hold_seed(noise, from): the other way round
 //   run(job, element, draw)   for all jobs, on the current device; draw(noise_of(job)) once, when all is done that can
-//                             fail for want of memory; without `draw` for BackwardJob
+//                             fail for want of memory; without `draw` for jobs that draw nothing
 template <typename Device>
 struct DeviceOperators {
   using Tensor = at::Tensor;
@@ -68,6 +69,23 @@ struct DeviceOperators {
     return {1, memory.template const_data_ptr<double>()};  // of no rows, none
   }
 
+  // The same, of which the host checks what it can read.
+  static RowScalar checked_row_scalar(const char* name, double number, const OptionalTensor& rows, const Tensor& logits,
+                                      std::int64_t dim, Tensor& memory, bool may_be_zero = false) {
+    const RowScalar scalar = row_scalar(number, rows, logits, dim, memory);
+    if (!scalar.rows) check_temperature(name, scalar.value, may_be_zero);
+    for (std::int64_t r = 0; scalar.rows && Device::kHostReadsValues && r < memory.numel(); ++r)
+      check_temperature(name, scalar.rows[r], may_be_zero);
+    return scalar;
+  }
+
+  // Memory for one double a row, 0 at first, which `tensor` holds.
+  static double* new_row_sums(const Tensor& logits, std::int64_t dim, Tensor& tensor) {
+    const auto shape = row_shape(logits, dim);
+    tensor = at::zeros(C10_AS_INTARRAYREF_SLOW(shape), logits.options().dtype(at::kDouble));
+    return tensor.template mutable_data_ptr<double>();
+  }
+
   // A job's inputs, and the tensors that keep their memory alive.
   struct Inputs {
     Scores scores;
@@ -87,10 +105,7 @@ struct DeviceOperators {
         mask = args.mask->expand(args.logits.sizes());
         scores.mask = rows_of(mask, dim);
       }
-      tau = row_scalar(args.tau, args.tau_rows, args.logits, dim, row_taus);
-      if (!tau.rows) check_temperature(temperature_name, tau.value, may_be_zero);
-      for (std::int64_t r = 0; tau.rows && Device::kHostReadsValues && r < row_taus.numel(); ++r)
-        check_temperature(temperature_name, tau.rows[r], may_be_zero);
+      tau = checked_row_scalar(temperature_name, args.tau, args.tau_rows, args.logits, dim, row_taus, may_be_zero);
       if (args.noise)
         noise.emplace(args.seed, args.row_seeds, args.generator, row_numbers(args.logits.sizes(), dim, args.numbers));
     }
@@ -137,6 +152,68 @@ struct DeviceOperators {
     return out;
   }
 
+  static std::tuple<Tensor, Tensor> sample(const Arguments& args, double tau, const OptionalTensor& tau_rows) {
+    const std::int64_t dim = check_sample(args, tau, tau_rows);
+    const Inputs inputs(args, "temperature", /*may_be_zero=*/false);
+    Tensor memory;
+    checked_row_scalar("tau", tau, tau_rows, args.logits, dim, memory);
+    const auto options = args.logits.options().dtype(at::kLong);
+    const auto shape = index_shape(args.logits, dim, {});
+    Tensor index = at::empty(C10_AS_INTARRAYREF_SLOW(shape), options), seed = at::empty({}, options);
+    IndexJob job{inputs.scores, inputs.tau};
+    job.out = index.template mutable_data_ptr<std::int64_t>();
+    job.marks = true;
+    Device::run(job, element_of(args.logits), [&](Noise& noise) {
+      (*inputs.noise)(noise);
+      Device::record_seed(noise, seed.template mutable_data_ptr<std::int64_t>());
+    });
+    return {index, seed};
+  }
+
+  static Tensor one_hot_of(const Tensor& index, const Tensor& logits, std::int64_t dim) {
+    dim = at::maybe_wrap_dim(dim, logits.dim());
+    const typename Device::Guard guard(logits.device());
+    const Tensor rows = index.contiguous();
+    Tensor out = Device::new_like(logits);
+    Device::run(OneHotJob{shape_of(out, dim), rows.template const_data_ptr<std::int64_t>(), output_rows_of(out, dim)},
+                element_of(out));
+    return out;
+  }
+
+  static Gradients estimate(const Tensor& grad, const EstimatorArguments& args, bool need_temperature, bool need_tau) {
+    const std::int64_t dim = check_backward(grad, args.logits, args.dim);
+    const typename Device::Guard guard(args.logits.device());
+    EstimateJob job;
+    job.scores.shape = shape_of(args.logits, dim);
+    job.scores.logits = rows_of(args.logits, dim);
+    Tensor mask, temperatures, taus, row_seeds;
+    if (args.mask.has_value()) {
+      mask = args.mask->expand(args.logits.sizes());
+      job.scores.mask = rows_of(mask, dim);
+    }
+    job.temperature =
+        checked_row_scalar("temperature", args.temperature, args.temperature_rows, args.logits, dim, temperatures);
+    job.tau = checked_row_scalar("tau", args.tau, args.tau_rows, args.logits, dim, taus);
+    job.scores.noise.on = true;
+    job.scores.noise.numbers = row_numbers(args.logits.sizes(), dim, args.numbers);
+    if (args.seed.has_value()) Device::hold_seed(job.scores.noise, args.seed->template const_data_ptr<std::int64_t>());
+    if (args.row_seeds.has_value()) {
+      row_seeds = args.row_seeds->contiguous();
+      job.scores.noise.row_seeds = row_seeds.template const_data_ptr<std::int64_t>();
+    }
+    job.estimator = static_cast<Estimator>(args.estimator);
+    job.num_noises = args.num_noises;
+    const Tensor index = args.index.contiguous();
+    job.index = index.template const_data_ptr<std::int64_t>();
+    job.grad = rows_of(grad, dim);
+    Tensor grad_logits = Device::new_like(args.logits), grad_temperature, grad_tau;
+    job.grad_logits = output_rows_of(grad_logits, dim);
+    if (need_temperature) job.grad_temperature = new_row_sums(args.logits, dim, grad_temperature);
+    if (need_tau) job.grad_tau = new_row_sums(args.logits, dim, grad_tau);
+    Device::run(job, element_of(args.logits));
+    return {grad_logits, grad_temperature, grad_tau};
+  }
+
   static Tensor noise(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
                       const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t) {
     check_noise(like, seed, row_seeds, generator, numbers);
@@ -160,11 +237,7 @@ struct DeviceOperators {
     Tensor row_taus, grad_tau;
     if (tau_rows.has_value()) check_temperature_rows("tau", *tau_rows, relaxed, dim);
     job.tau = row_scalar(tau, tau_rows, relaxed, dim, row_taus);
-    if (need_tau) {
-      const auto shape = row_shape(relaxed, dim);
-      grad_tau = at::zeros(C10_AS_INTARRAYREF_SLOW(shape), relaxed.options().dtype(at::kDouble));
-      job.grad_tau = grad_tau.template mutable_data_ptr<double>();
-    }
+    if (need_tau) job.grad_tau = new_row_sums(relaxed, dim, grad_tau);
     Device::run(job, element_of(relaxed));
     return grad_tau;
   }
@@ -196,6 +269,9 @@ struct DeviceOperators {
     library.impl("_one_hot", forward_kernel<one_hot>);
     library.impl("_one_hot_relaxed", forward_kernel<one_hot_relaxed>);
     library.impl("_index", index_kernel<index>);
+    library.impl("_sample", sample_kernel<sample>);
+    library.impl("_one_hot_of", one_hot_of);
+    library.impl("_estimate", estimate_kernel<estimate>);
     library.impl("_noise", noise);
     library.impl("_backward", backward);
     library.impl("_backward_", backward_in_place);

@@ -3,7 +3,6 @@
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
-#include <ATen/record_function.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/library.h>
 #include <torch/version.h>
@@ -14,11 +13,16 @@
 #include "cpu/caching_allocator.h"
 #include "cpu/select_kernels.h"
 #include "operators.h"
+#include "public_call.h"
 
 namespace gumbel_ext {
-namespace {
 
-// The dispatcher's own words for a missing kernel are a page long; these are one sentence.
+std::int64_t number_of_call(const OptionalSeed& seed, const OptionalTensor& row_seeds) {
+  static std::atomic<std::int64_t> calls = 0;
+  const bool draws = !seed.has_value() && !row_seeds.has_value();
+  return draws && c10::impl::TorchDispatchModeTLS::any_modes_set() ? ++calls : 0;
+}
+
 void check_device_has_kernels(const at::Device& device) {
 #if defined(GUMBEL_EXT_WITH_CUDA)
   constexpr bool kCuda = true;
@@ -30,31 +34,6 @@ void check_device_has_kernels(const at::Device& device) {
                               ", the devices this build has kernels for, got ", device);
 }
 
-}  // namespace
-
-std::int64_t number_of_call(const OptionalSeed& seed, const OptionalTensor& row_seeds) {
-  static std::atomic<std::int64_t> calls = 0;
-  const bool draws = !seed.has_value() && !row_seeds.has_value();
-  return draws && c10::impl::TorchDispatchModeTLS::any_modes_set() ? ++calls : 0;
-}
-
-namespace {
-
-// As Seed, for operators: a compiler may leave the number open.
-struct SymSeed {
-  OptionalSeed number;
-  OptionalTensor rows;
-
-  SymSeed() = default;
-  SymSeed(const Seed& seed) : number(seed.number), rows(seed.rows) {
-  }
-  SymSeed(const OptionalSeed& number) : number(number) {
-  }
-  SymSeed(const at::Tensor& tensor) : SymSeed(Seed(tensor)) {
-  }
-};
-
-// What has to hold before the dispatcher looks for a kernel.
 void check_kind(const at::Tensor& logits, const char* temperature_name, const Temperature& temperature,
                 const OptionalTensor& mask, const SymSeed& seed) {
   check_dense("logits", logits);
@@ -63,6 +42,8 @@ void check_kind(const at::Tensor& logits, const char* temperature_name, const Te
   if (mask) check_dense("mask", *mask);
   if (seed.rows) check_dense("seed", *seed.rows);
 }
+
+namespace {
 
 const auto& forward_operator(bool hard) {
   return hard ? one_hot_operator() : relaxed_operator();
@@ -106,9 +87,6 @@ at::Tensor noise(c10::SymIntArrayRef size, const SymSeed& seed, const OptionalGe
 }
 
 }  // namespace
-
-// What profilers see of a call. (Of an operator they see its name by themselves.)
-#define GUMBEL_EXT_PROFILED(name, ...) RECORD_FUNCTION("gumbel_ext::" name, std::vector<c10::IValue>({__VA_ARGS__}))
 
 at::Tensor softmax(const at::Tensor& logits, const Temperature& tau, std::int64_t dim, const OptionalTensor& mask) {
   GUMBEL_EXT_PROFILED("softmax", logits);
@@ -171,14 +149,6 @@ namespace {
 // What the schemas have for a temperature and for a seed: a number, or a tensor with one a row.
 using Number = const at::Scalar&;
 using PerRow = const at::Tensor&;
-
-Temperature to_temperature(const char* name, Number number) {
-  TORCH_CHECK_TYPE(!number.isComplex(), name, ": expected a number or a tensor of real numbers, got a complex number");
-  return number.toDouble();
-}
-Temperature to_temperature(const char*, PerRow rows) {
-  return rows;
-}
 
 template <typename Tau>
 at::Tensor softmax_overload(const at::Tensor& logits, Tau tau, std::int64_t dim, const OptionalTensor& mask) {

@@ -105,6 +105,43 @@ GUMBEL_EXT_API at::Tensor gumbel_noise(at::IntArrayRef size, const Seed& seed = 
                                        const std::optional<at::Generator>& generator = {},
                                        std::optional<at::ScalarType> dtype = {}, std::optional<at::Device> device = {});
 
+/// One-hot sample whose gradient an estimator gives. The value is z = one_hot(i), i = argmax(x / T + g), exactly 0 and
+/// 1, the same for every estimator; T is `temperature`, which belongs to the draw, and tau to the gradient alone. With
+/// J(p) dy = p * (dy - <p, dy>), the gradient of z is, by `estimator`:
+///   "gumbel"    J(p) dy / (tau T), p = softmax((x / T + g) / tau): gumbel_softmax(hard = true)'s.
+///   "softmax"   J(p) dy / tau, p = softmax(x / tau), without noise; at T != tau, the decoupled one.
+///   "reinmax"   (2 J((z + q) / 2) - J(r) / 2) dy / T, q = softmax(x / (T tau)), r = softmax(x / T). tau gets none.
+///   "rao"       the mean of "gumbel"'s over `num_noises` noises given z, the first of which is the draw's own. What
+///   the
+///               noise owes to the logits is not differentiated.
+/// Temperatures that are tensors get the gradients of the same formulas.
+/// Sources: Jang et al. 2017; Bengio et al. 2013, and Shah et al., arXiv 2410.13331; Liu et al., "Bridging discrete and
+/// backpropagation: straight-through and beyond", NeurIPS 2023; Paulus et al., "Rao-Blackwellizing the straight-through
+/// Gumbel-softmax gradient estimator", ICLR 2021.
+GUMBEL_EXT_API at::Tensor one_hot_sample(const at::Tensor& logits, const Temperature& tau = 1.0,
+                                         const std::string& estimator = "gumbel", const Temperature& temperature = 1.0,
+                                         std::int64_t dim = -1, const std::optional<at::Tensor>& mask = {},
+                                         const Seed& seed = {}, const std::optional<at::Generator>& generator = {},
+                                         std::int64_t num_noises = 10);
+
+/// The chosen rows of a matrix, and which they are.
+struct GUMBEL_EXT_API Embedded {
+  at::Tensor value;  ///< weight[index], of weight's dtype; NaN where a row of logits has no softmax
+  at::Tensor index;  ///< int64, shaped as logits without dim
+};
+
+/// one_hot_sample(logits, ...) times weight, without the one-hot rows: weight[index], with the gradients of the
+/// product. weight: [..., classes, size], whose first dimensions broadcast to the shape of the index ([G, classes,
+/// size] for G groups, of logits of shape [..., G, classes]). The weight's gradient is a sum over the rows that chose
+/// it.
+GUMBEL_EXT_API Embedded straight_through_embedding(const at::Tensor& logits, const at::Tensor& weight,
+                                                   const Temperature& tau = 1.0,
+                                                   const std::string& estimator = "gumbel",
+                                                   const Temperature& temperature = 1.0, std::int64_t dim = -1,
+                                                   const std::optional<at::Tensor>& mask = {}, const Seed& seed = {},
+                                                   const std::optional<at::Generator>& generator = {},
+                                                   std::int64_t num_noises = 10);
+
 /// What this library was built as and what it runs on.
 struct GUMBEL_EXT_API BuildInfo {
   std::string version;                ///< of gumbel_ext

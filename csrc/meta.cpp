@@ -49,6 +49,22 @@ Tensor backward_in_place_meta(const Tensor& grad, Tensor& relaxed, double tau, c
   return std::get<1>(backward_meta(grad, relaxed, tau, tau_rows, dim, /*need_logits=*/false, need_tau));
 }
 
+std::tuple<Tensor, Tensor> sample_meta(const Arguments& args, double tau, const OptionalTensor& tau_rows) {
+  const std::int64_t dim = check_sample(args, tau, tau_rows);
+  const auto options = args.logits.options().dtype(at::kLong);
+  return {at::empty_symint(index_shape(args.logits, dim, {}), options), at::empty({}, options)};
+}
+
+Tensor one_hot_of_meta(const Tensor&, const Tensor& logits, std::int64_t) {
+  return new_like(logits);
+}
+
+Gradients estimate_meta(const Tensor& grad, const EstimatorArguments& args, bool need_temperature, bool need_tau) {
+  const std::int64_t dim = check_backward(grad, args.logits, args.dim);
+  const auto rows = [&] { return at::empty_symint(row_shape(args.logits, dim), grad.options().dtype(at::kDouble)); };
+  return {new_like(args.logits), need_temperature ? rows() : Tensor(), need_tau ? rows() : Tensor()};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(gumbel_ext, Meta, m) {
@@ -56,6 +72,9 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Meta, m) {
   m.impl("_one_hot", forward_kernel<like_logits>);
   m.impl("_one_hot_relaxed", forward_kernel<two_like_logits>);
   m.impl("_index", index_kernel<index_meta>);
+  m.impl("_sample", sample_kernel<sample_meta>);
+  m.impl("_one_hot_of", one_hot_of_meta);
+  m.impl("_estimate", estimate_kernel<estimate_meta>);
   m.impl("_noise", noise_meta);
   m.impl("_backward", backward_meta);
   m.impl("_backward_", backward_in_place_meta);

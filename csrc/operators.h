@@ -24,7 +24,15 @@ using IndexSignature = at::Tensor(const at::Tensor& logits, const OptionalTensor
                                   const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
                                   std::optional<c10::SymInt> num_samples, OptionalNumbers numbers, std::int64_t call);
 
-// What the dispatcher calls for kernel(Arguments), or, of the index, kernel(Arguments, num_samples).
+using SampleSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& logits, const OptionalTensor& mask,
+                                                           double temperature, const OptionalTensor& temperature_rows,
+                                                           double tau, const OptionalTensor& tau_rows,
+                                                           OptionalSeed seed, const OptionalTensor& row_seeds,
+                                                           const OptionalGenerator& generator, std::int64_t dim,
+                                                           OptionalNumbers numbers, std::int64_t call);
+
+// What the dispatcher calls for kernel(Arguments), or, of the index, kernel(Arguments, num_samples), or, of samples,
+// kernel(Arguments, tau, tau_rows).
 template <auto kernel>
 auto forward_kernel(const at::Tensor& logits, const OptionalTensor& mask, double tau, const OptionalTensor& tau_rows,
                     bool noise, OptionalSeed seed, const OptionalTensor& row_seeds, const OptionalGenerator& generator,
@@ -42,6 +50,17 @@ at::Tensor index_kernel(const at::Tensor& logits, const OptionalTensor& mask, do
       num_samples);
 }
 
+template <auto kernel>
+std::tuple<at::Tensor, at::Tensor> sample_kernel(const at::Tensor& logits, const OptionalTensor& mask,
+                                                 double temperature, const OptionalTensor& temperature_rows, double tau,
+                                                 const OptionalTensor& tau_rows, OptionalSeed seed,
+                                                 const OptionalTensor& row_seeds, const OptionalGenerator& generator,
+                                                 std::int64_t dim, OptionalNumbers numbers, std::int64_t call) {
+  return kernel(
+      Arguments{logits, mask, temperature, temperature_rows, true, seed, row_seeds, generator, dim, numbers, call}, tau,
+      tau_rows);
+}
+
 template <typename Result>
 Result call(const c10::TypedOperatorHandle<ForwardSignature<Result>>& op, const Arguments& args) {
   return op.call(args.logits, args.mask, args.tau, args.tau_rows, args.noise, args.seed, args.row_seeds, args.generator,
@@ -51,6 +70,12 @@ inline at::Tensor call(const c10::TypedOperatorHandle<IndexSignature>& op, const
                        const std::optional<c10::SymInt>& num_samples) {
   return op.call(args.logits, args.mask, args.tau, args.tau_rows, args.seed, args.row_seeds, args.generator, args.dim,
                  num_samples, args.numbers, args.call);
+}
+
+inline std::tuple<at::Tensor, at::Tensor> call(const c10::TypedOperatorHandle<SampleSignature>& op,
+                                               const Arguments& args, double tau, const OptionalTensor& tau_rows) {
+  return op.call(args.logits, args.mask, args.tau, args.tau_rows, tau, tau_rows, args.seed, args.row_seeds,
+                 args.generator, args.dim, args.numbers, args.call);
 }
 
 template <typename Signature>
@@ -77,6 +102,64 @@ inline const auto& one_hot_relaxed_operator() {
 // argmax(logits / temperature + noise).
 inline const auto& index_operator() {
   static const auto op = find_operator<IndexSignature>("gumbel_ext::_index");
+  return op;
+}
+
+// The same index, marked (core/job.h), and the call's seed, a tensor of no dimensions: what a gradient can be computed
+// from later. `tau` is checked here alone.
+inline const auto& sample_operator() {
+  static const auto op = find_operator<SampleSignature>("gumbel_ext::_sample");
+  return op;
+}
+
+// ---- Samples with an estimator's gradient ---------------------------------------------------------------------------
+
+#define GUMBEL_EXT_ESTIMATOR_PARAMETERS                                                                             \
+  const at::Tensor &logits, const OptionalTensor &mask, double temperature, const OptionalTensor &temperature_rows, \
+      double tau, const OptionalTensor &tau_rows, const at::Tensor &index, const OptionalTensor &seed,              \
+      const OptionalTensor &row_seeds, std::int64_t estimator, std::int64_t num_noises, std::int64_t dim,           \
+      OptionalNumbers numbers, bool drawn
+#define GUMBEL_EXT_ESTIMATOR_ARGUMENTS                                                                              \
+  EstimatorArguments {                                                                                              \
+    logits, mask, temperature, temperature_rows, tau, tau_rows, index, seed, row_seeds, estimator, num_noises, dim, \
+        numbers, drawn                                                                                              \
+  }
+
+// one_hot(index), or, where `weight` is given, weight[index], with the estimator's gradient for the logits.
+// weight: [..., classes, size], whose first dimensions broadcast with the index's.
+using ChoiceSignature = at::Tensor(const OptionalTensor& weight, GUMBEL_EXT_ESTIMATOR_PARAMETERS);
+// Of a gradient for one_hot(index), those for the logits and, where needed, for temperature and tau, one a row (size 1
+// along dim, float64).
+using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+using EstimateSignature = Gradients(const at::Tensor& grad, GUMBEL_EXT_ESTIMATOR_PARAMETERS, bool need_temperature,
+                                    bool need_tau);
+// one_hot(index), marked, shaped and typed as the logits, whose values are not read.
+using OneHotOfSignature = at::Tensor(const at::Tensor& index, const at::Tensor& logits, std::int64_t dim);
+
+template <auto kernel>
+at::Tensor choice_kernel(const OptionalTensor& weight, GUMBEL_EXT_ESTIMATOR_PARAMETERS) {
+  return kernel(weight, GUMBEL_EXT_ESTIMATOR_ARGUMENTS);
+}
+template <auto kernel>
+Gradients estimate_kernel(const at::Tensor& grad, GUMBEL_EXT_ESTIMATOR_PARAMETERS, bool need_temperature,
+                          bool need_tau) {
+  return kernel(grad, GUMBEL_EXT_ESTIMATOR_ARGUMENTS, need_temperature, need_tau);
+}
+
+// call_choice(weight, args), call_estimate(grad, args, need_temperature, need_tau).
+inline at::Tensor call_choice(const OptionalTensor& weight, const EstimatorArguments& a) {
+  static const auto op = find_operator<ChoiceSignature>("gumbel_ext::_choice");
+  return op.call(weight, a.logits, a.mask, a.temperature, a.temperature_rows, a.tau, a.tau_rows, a.index, a.seed,
+                 a.row_seeds, a.estimator, a.num_noises, a.dim, a.numbers, a.drawn);
+}
+inline Gradients call_estimate(const at::Tensor& grad, const EstimatorArguments& a, bool need_temperature,
+                               bool need_tau) {
+  static const auto op = find_operator<EstimateSignature>("gumbel_ext::_estimate");
+  return op.call(grad, a.logits, a.mask, a.temperature, a.temperature_rows, a.tau, a.tau_rows, a.index, a.seed,
+                 a.row_seeds, a.estimator, a.num_noises, a.dim, a.numbers, a.drawn, need_temperature, need_tau);
+}
+inline const auto& one_hot_of_operator() {
+  static const auto op = find_operator<OneHotOfSignature>("gumbel_ext::_one_hot_of");
   return op;
 }
 

@@ -64,6 +64,19 @@ TORCH_LIBRARY(gumbel_ext, m) {
                ", Generator? generator=None, ScalarType? dtype=None, Device? device=None) -> Tensor",
            true);
 
+  // Both temperatures are numbers, or both tensors.
+  for (const auto& [name, temperature, seed] : overloads) {
+    const bool numbers = temperature == number;
+    const std::string kind = numbers ? "Scalar " : "Tensor? ", one = numbers ? "=1.0" : "=None";
+    const std::string rest = kind + "tau" + one + ", *, str estimator=\"gumbel\", " + kind + "temperature" + one +
+                             ", int dim=-1, Tensor? mask=None, " + seed +
+                             ", Generator? generator=None, int num_noises=10) -> ";
+    define("one_hot_sample" + name + "(Tensor logits, " + rest + "Tensor", true);
+    define(
+        "straight_through_embedding" + name + "(Tensor logits, Tensor weight, " + rest + "(Tensor value, Tensor index)",
+        true);
+  }
+
   m.def("_build_info() -> str", build_info_json);
   m.def("empty_cache() -> ()", empty_cache);
   m.def("_force_cpu_plan(int[] choices) -> ()", cpu::force_plan);
@@ -77,6 +90,18 @@ TORCH_LIBRARY(gumbel_ext, m) {
   define("_index(Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, " + source +
              ", int dim, SymInt? num_samples" + numbers + ") -> Tensor",
          true);
+  const std::string drawn =
+      "Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, float tau, "
+      "Tensor? tau_rows, ";
+  define("_sample(" + drawn + source + ", int dim" + numbers + ") -> (Tensor, Tensor)", true);
+  const std::string estimator =
+      drawn +
+      "Tensor index, Tensor? seed, Tensor? row_seeds, int estimator, int num_noises, int dim, "
+      "SymInt[]? numbers, bool drawn";
+  define("_choice(Tensor? weight, " + estimator + ") -> Tensor", false);
+  define("_estimate(Tensor grad, " + estimator + ", bool need_temperature, bool need_tau) -> (Tensor, Tensor, Tensor)",
+         false);
+  define("_one_hot_of(Tensor index, Tensor logits, int dim) -> Tensor", false);
   define("_noise(Tensor like, " + source + numbers + ") -> Tensor", true);
   define(
       "_backward(Tensor grad, Tensor relaxed, float tau, Tensor? tau_rows, int dim, bool need_logits, "

@@ -51,6 +51,15 @@ class Batch {
     while (value.dim() < std::max<std::int64_t>(ndim_, 1) + 1) value = value.unsqueeze(1);
     return value;
   }
+  // Matrices whose first dimensions broadcast to those of the rows, of which an element has `rows`.
+  OptionalTensor matrices(const OptionalTensor& tensor, std::int64_t rows) const {
+    if (!is_on_ || !tensor) return tensor;
+    auto [value, at_dim] = at::functorch::unwrapTensorAtLevel(*tensor, layer_.layerId());
+    if (!at_dim) return value;
+    value = value.movedim(*at_dim, 0);
+    while (value.dim() < rows + 3) value = value.unsqueeze(1);
+    return value;
+  }
   // A tensor with one number a row.
   OptionalTensor per_row(const OptionalTensor& tensor) const {
     if (!is_on_ || !tensor) return tensor;
@@ -109,8 +118,8 @@ struct NoisyBatch : Batch {
   c10::SymDimVector own;
   OptionalNumbers numbers;
 
-  NoisyBatch(const Arguments& args)
-      : Batch({args.logits, args.mask, args.tau_rows, args.row_seeds}, args.logits,
+  NoisyBatch(const Arguments& args, const OptionalTensor& other = {})
+      : Batch({args.logits, args.mask, args.tau_rows, args.row_seeds, other}, args.logits,
               args.noise && !args.seed.has_value() && !args.row_seeds.has_value()),
         numbers(args.numbers) {
     if (!*this || !args.noise || args.row_seeds.has_value()) return;
@@ -151,6 +160,51 @@ Tensor index_vmap(const Arguments& args, const std::optional<c10::SymInt>& num_s
   return batch.result(batch.call_whole(index_operator(), args, num_samples), /*has_classes=*/false);
 }
 
+std::tuple<Tensor, Tensor> sample_vmap(const Arguments& args, double tau, const OptionalTensor& tau_rows) {
+  check_sample(args, tau, tau_rows);
+  const NoisyBatch batch(args, tau_rows);
+  const auto [index, seed] = batch.call_whole(sample_operator(), args, tau, batch.aligned(tau_rows));
+  return {batch.result(index, /*has_classes=*/false), seed};
+}
+
+// call(arguments of the whole batch).
+template <typename Call>
+auto with_whole_batch(const Batch& batch, const EstimatorArguments& args, Call call) {
+  c10::SymDimVector own;
+  OptionalNumbers numbers = args.numbers;
+  if (batch && !args.row_seeds.has_value()) {
+    own = batch.row_numbering(args.logits, args.dim, args.numbers);
+    numbers = c10::SymIntArrayRef(own);
+  }
+  const Tensor logits = batch.whole(args.logits), index = *batch.per_row(args.index);
+  const OptionalTensor mask = batch.aligned(args.mask), temperature_rows = batch.aligned(args.temperature_rows),
+                       tau_rows = batch.aligned(args.tau_rows), row_seeds = batch.per_row(args.row_seeds);
+  return call(EstimatorArguments{logits, mask, args.temperature, temperature_rows, args.tau, tau_rows, index, args.seed,
+                                 row_seeds, args.estimator, args.num_noises, batch.dim(args.dim), numbers, args.drawn});
+}
+
+Tensor choice_vmap(const OptionalTensor& weight, const EstimatorArguments& args) {
+  const Batch batch({args.logits, args.mask, args.temperature_rows, args.tau_rows, args.index, args.row_seeds, weight},
+                    args.logits, args.drawn);
+  return with_whole_batch(batch, args, [&](const EstimatorArguments& whole) {
+    return batch.result(call_choice(batch.matrices(weight, args.index.dim()), whole), /*has_classes=*/!weight);
+  });
+}
+
+Gradients estimate_vmap(const Tensor& grad, const EstimatorArguments& args, bool need_temperature, bool need_tau) {
+  const Batch batch({args.logits, args.mask, args.temperature_rows, args.tau_rows, args.index, args.row_seeds, grad},
+                    args.logits, args.drawn);
+  return with_whole_batch(batch, args, [&](const EstimatorArguments& whole) {
+    const auto [logits, temperature, tau] = call_estimate(batch.whole(grad), whole, need_temperature, need_tau);
+    return Gradients(batch.result(logits), batch.result(temperature), batch.result(tau));
+  });
+}
+
+Tensor one_hot_of_vmap(const Tensor& index, const Tensor& logits, std::int64_t dim) {
+  const Batch batch({index, logits}, logits, /*draws=*/false);
+  return batch.result(one_hot_of_operator().call(*batch.per_row(index), batch.whole(logits), batch.dim(dim)));
+}
+
 Tensor noise_vmap(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
                   const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t call) {
   check_noise(like, seed, row_seeds, generator, numbers);
@@ -176,6 +230,10 @@ TORCH_LIBRARY_IMPL(gumbel_ext, FuncTorchVmapMode, m) {
   m.impl("_one_hot", forward_kernel<forward_vmap<one_hot_operator>>);
   m.impl("_one_hot_relaxed", forward_kernel<one_hot_relaxed_vmap>);
   m.impl("_index", index_kernel<index_vmap>);
+  m.impl("_sample", sample_kernel<sample_vmap>);
+  m.impl("_choice", choice_kernel<choice_vmap>);
+  m.impl("_estimate", estimate_kernel<estimate_vmap>);
+  m.impl("_one_hot_of", one_hot_of_vmap);
   m.impl("_noise", noise_vmap);
   m.impl("_backward", backward_vmap);
 }

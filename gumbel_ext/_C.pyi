@@ -30,3 +30,26 @@ def gumbel_noise(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> Tensor: ...
+def one_hot_sample(
+    logits: Tensor,
+    tau: float | Tensor,
+    estimator: str,
+    temperature: float | Tensor,
+    dim: int,
+    mask: Tensor | None,
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+    num_noises: int,
+) -> Tensor: ...
+def straight_through_embedding(
+    logits: Tensor,
+    weight: Tensor,
+    tau: float | Tensor,
+    estimator: str,
+    temperature: float | Tensor,
+    dim: int,
+    mask: Tensor | None,
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+    num_noises: int,
+) -> tuple[Tensor, Tensor]: ...

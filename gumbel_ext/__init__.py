@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from gumbel_ext import distributions, nn, ops
+from gumbel_ext._estimators import Embedded, one_hot_sample, straight_through_embedding
 from gumbel_ext.functional import (
     build_info,
     empty_cache,
@@ -31,6 +32,7 @@ __version__ = (Path(__file__).resolve().parent / "version.txt").read_text().stri
 cmake_prefix_path = f"{Path(__file__).resolve().parent};{torch.utils.cmake_prefix_path}"
 
 __all__ = [
+    "Embedded",
     "build_info",
     "cmake_prefix_path",
     "distributions",
@@ -39,9 +41,11 @@ __all__ = [
     "gumbel_noise",
     "gumbel_softmax",
     "nn",
+    "one_hot_sample",
     "ops",
     "softmax",
     "straight_through",
+    "straight_through_embedding",
 ]
 
 

@@ -10,9 +10,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function
 
 
-def overridden(
-    function: Callable[..., Tensor], logits: Any, tensors: dict[str, Any], *, dim: int, **others: Any
-) -> Any:
+def overridden(function: Callable[..., Any], logits: Any, tensors: dict[str, Any], *, dim: int, **others: Any) -> Any:
     """``function(logits, dim=dim, **tensors, **others)``, of which `has_torch_function` holds, by what overrides it.
 
     Of jagged tensors (`torch.nested`, ``layout=torch.jagged``) along a regular dimension, it is the function of all

@@ -13,10 +13,18 @@ import torch
 from torch import Tensor
 
 from gumbel_ext import functional
+from gumbel_ext._estimators import Embedded, Estimator, straight_through_embedding
 from gumbel_ext._quantizer import GumbelVectorQuantizer, Quantized
 from gumbel_ext._temperature import Tau, TemperatureSchedule, keep_tau, tau_now
 
-__all__ = ["GumbelSoftmax", "GumbelVectorQuantizer", "Quantized", "StraightThrough", "TemperatureSchedule"]
+__all__ = [
+    "GumbelSoftmax",
+    "GumbelVectorQuantizer",
+    "Quantized",
+    "StraightThrough",
+    "StraightThroughEmbedding",
+    "TemperatureSchedule",
+]
 
 
 class _Tempered(torch.nn.Module):
@@ -100,5 +108,73 @@ class StraightThrough(_Tempered):
         __call__ = forward
 
 
+class StraightThroughEmbedding(_Tempered):
+    """`gumbel_ext.straight_through_embedding` with a ``weight`` of its own, called as
+    ``module(logits, mask=None, seed=None, generator=None)``: for each row of ``logits`` (classes last) a row of
+    ``weight``, and which.
+
+    ``weight``: a parameter of shape ``[num_embeddings, embedding_dim]``, or, with ``groups``,
+    ``[groups, num_embeddings, embedding_dim]`` for logits ``[..., groups, num_embeddings]``; normally distributed at
+    first, as `torch.nn.Embedding`'s. It samples in evaluation mode as in training.
+
+    >>> value, index = StraightThroughEmbedding(320, 128, groups=2)(torch.zeros(5, 2, 320))
+    >>> value.shape, index.shape
+    (torch.Size([5, 2, 128]), torch.Size([5, 2]))
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        tau: Tau = 1.0,
+        *,
+        groups: int | None = None,
+        estimator: Estimator = "gumbel",
+        temperature: float = 1.0,
+        num_noises: int = 10,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(tau, dim=-1)
+        self.estimator: Estimator = estimator
+        self.temperature = temperature
+        self.num_noises = num_noises
+        shape = (num_embeddings, embedding_dim) if groups is None else (groups, num_embeddings, embedding_dim)
+        self.weight = torch.nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        torch.nn.init.normal_(self.weight)
+
+    def forward(
+        self,
+        logits: Tensor,
+        mask: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Embedded:
+        """A row of ``weight`` for each row of ``logits``; the arguments are those of `gumbel_ext.one_hot_sample`."""
+        return straight_through_embedding(
+            logits,
+            self.weight,
+            tau_now(self.tau),
+            estimator=self.estimator,
+            temperature=self.temperature,
+            mask=mask,
+            seed=seed,
+            generator=generator,
+            num_noises=self.num_noises,
+        )
+
+    def extra_repr(self) -> str:
+        shape = ", ".join(map(str, self.weight.shape))
+        return f"{shape}, tau={self._described_tau()}, estimator={self.estimator!r}, temperature={self.temperature}"
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
 # `torch.load` takes whole modules too, without `weights_only=False`: nothing runs as these are loaded.
-torch.serialization.add_safe_globals([GumbelSoftmax, GumbelVectorQuantizer, StraightThrough, TemperatureSchedule])
+torch.serialization.add_safe_globals(
+    [GumbelSoftmax, GumbelVectorQuantizer, StraightThrough, StraightThroughEmbedding, TemperatureSchedule]
+)

@@ -11,10 +11,19 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
-from gumbel_ext import functional
+from gumbel_ext import _estimators, functional
 
 #: The public operators.
-NAMES = ("softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise", "empty_cache")
+NAMES = (
+    "softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise", "one_hot_sample",
+    "straight_through_embedding", "empty_cache",
+)  # fmt: skip
+#: Where a temperature stands, by position and by names.
+_TEMPERATURES: dict[str, tuple[int, tuple[str, ...]]] = {
+    "gumbel_max": (1, ("temperature",)),
+    "one_hot_sample": (1, ("tau", "temperature")),
+    "straight_through_embedding": (2, ("tau", "temperature")),
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -27,6 +36,7 @@ def __dir__() -> list[str]:
     return list(NAMES)
 
 
+_TAU = (1, ("tau",))
 _KNOWN = (Tensor, float, int, type(None), torch.SymFloat, torch.SymInt)
 
 
@@ -35,29 +45,42 @@ class _Operator(OpOverloadPacket):
     not fit costs some ten microseconds.)"""
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        tau = args[1] if len(args) > 1 else kwargs.get("temperature" if self.__name__ == "gumbel_max" else "tau")
-        seed = kwargs.get("seed")
-        if not (isinstance(tau, _KNOWN) and isinstance(seed, _KNOWN)):
+        at, names = _TEMPERATURES.get(self.__name__, _TAU)
+        temperatures, seed = [*args[at : at + 1], *map(kwargs.get, names)], kwargs.get("seed")
+        if not all(isinstance(value, _KNOWN) for value in (*temperatures, seed)):
             return super().__call__(*args, **kwargs)  # what stands in for a tensor or a number
-        if isinstance(seed, Tensor):
-            overload = self.tensors if isinstance(tau, Tensor) else self.seed_tensor
-        else:
-            overload = self.tau_tensor if isinstance(tau, Tensor) else self.default
+        if any(isinstance(value, Tensor) for value in temperatures):
+            overload = self.tensors if isinstance(seed, Tensor) else self.tau_tensor
+            return overload(*_in_tensors(at, args), **_named_in_tensors(names, kwargs))
+        overload = self.seed_tensor if isinstance(seed, Tensor) else self.default
         return overload(*args, **kwargs)
 
 
-def _leave_open(overload: OpOverload, of_tensor: OpOverload) -> None:
+def _in_tensor(number: Any) -> Any:
+    # Of what makes a tensor of a number, compilers leave products alone open.
+    is_number = isinstance(number, (float, int, torch.SymFloat, torch.SymInt))
+    return torch.ones((), dtype=torch.float64, device="cpu") * number if is_number else number
+
+
+def _in_tensors(at: int, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*args[:at], *map(_in_tensor, args[at : at + 1]), *args[at + 1 :])
+
+
+def _named_in_tensors(names: tuple[str, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: _in_tensor(value) if name in names else value for name, value in kwargs.items()}
+
+
+def _leave_open(overload: OpOverload, of_tensor: OpOverload, at: int, names: tuple[str, ...]) -> None:
     """While a compiler traces `overload` with a temperature that it leaves open, `of_tensor` is traced: in C++ the
     number would become a constant of the graph, which another number could not use."""
     key = torch.DispatchKey.CompositeImplicitAutograd
 
     @overload.py_impl(key)
-    def trace(logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not args or not isinstance(args[0], (torch.SymFloat, torch.SymInt)):
-            return overload._op_dk(key, logits, *args, **kwargs)
-        # Of what makes a tensor of a number, compilers leave products alone open.
-        tensor = torch.ones((), dtype=torch.float64, device=logits.device) * args[0]
-        return of_tensor(logits, tensor, *args[1:], **kwargs)
+    def trace(*args: Any, **kwargs: Any) -> Tensor:
+        given = (*args[at : at + 1], *map(kwargs.get, names))
+        if not any(isinstance(value, (torch.SymFloat, torch.SymInt)) for value in given):
+            return overload._op_dk(key, *args, **kwargs)
+        return of_tensor(*_in_tensors(at, args), **_named_in_tensors(names, kwargs))
 
 
 for _name in NAMES:
@@ -65,8 +88,8 @@ for _name in NAMES:
     if len(_packet.overloads()) > 1:
         _packet.__class__ = _Operator
     if hasattr(_packet, "tau_tensor"):
-        _leave_open(_packet.default, _packet.tau_tensor)
+        _leave_open(_packet.default, _packet.tau_tensor, *_TEMPERATURES.get(_name, _TAU))
     if hasattr(_packet, "tensors"):
-        _leave_open(_packet.seed_tensor, _packet.tensors)
-    if _function := getattr(functional, _name, None):
+        _leave_open(_packet.seed_tensor, _packet.tensors, *_TEMPERATURES.get(_name, _TAU))
+    if _function := getattr(functional, _name, getattr(_estimators, _name, None)):
         torch.jit._builtins._register_builtin(_function, f"gumbel_ext::{_name}")

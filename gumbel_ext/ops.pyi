@@ -60,6 +60,45 @@ class _GumbelNoise(OpOverloadPacket):
         device: torch.device | None = None,
     ) -> Tensor: ...
 
+class _OneHotSample(OpOverloadPacket):
+    default: OpOverload
+    tau_tensor: OpOverload
+    seed_tensor: OpOverload
+    tensors: OpOverload
+    def __call__(
+        self,
+        logits: Tensor,
+        tau: float | Tensor = 1.0,
+        *,
+        estimator: str = "gumbel",
+        temperature: float | Tensor = 1.0,
+        dim: int = -1,
+        mask: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        num_noises: int = 10,
+    ) -> Tensor: ...
+
+class _StraightThroughEmbedding(OpOverloadPacket):
+    default: OpOverload
+    tau_tensor: OpOverload
+    seed_tensor: OpOverload
+    tensors: OpOverload
+    def __call__(
+        self,
+        logits: Tensor,
+        weight: Tensor,
+        tau: float | Tensor = 1.0,
+        *,
+        estimator: str = "gumbel",
+        temperature: float | Tensor = 1.0,
+        dim: int = -1,
+        mask: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        num_noises: int = 10,
+    ) -> tuple[Tensor, Tensor]: ...
+
 class _EmptyCache(OpOverloadPacket):
     default: OpOverload
     def __call__(self) -> None: ...
@@ -69,4 +108,6 @@ straight_through: _Softmax
 gumbel_softmax: _GumbelSoftmax
 gumbel_max: _GumbelMax
 gumbel_noise: _GumbelNoise
+one_hot_sample: _OneHotSample
+straight_through_embedding: _StraightThroughEmbedding
 empty_cache: _EmptyCache

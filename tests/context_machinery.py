@@ -98,6 +98,14 @@ def gumbel_softmax_hard(x: Tensor) -> Tensor:
     return gumbel_ext.gumbel_softmax(x, 0.7, hard=True, seed=13)
 
 
+def one_hot_sample(x: Tensor) -> Tensor:
+    return gumbel_ext.one_hot_sample(x, 0.7, seed=13)
+
+
+def one_hot_sample_reinmax(x: Tensor) -> Tensor:
+    return gumbel_ext.one_hot_sample(x, 0.7, estimator="reinmax", seed=13)
+
+
 def gumbel_max(x: Tensor) -> Tensor:
     return gumbel_ext.gumbel_max(x, 0.7, seed=13)
 
@@ -108,8 +116,9 @@ def gumbel_noise(x: Tensor) -> Tensor:
 
 def scripted(call: Call, inputs: Results) -> Call:
     operation = call.operation
-    name = operation.function + ("_hard" if operation.arguments.get("hard") else "")
-    return torch.jit.script(globals()[name])
+    suffix = "_hard" if operation.arguments.get("hard") else ""
+    suffix += "_" + operation.arguments["estimator"] if "estimator" in operation.arguments else ""
+    return torch.jit.script(globals()[operation.function + suffix])
 
 
 def jagged(call: Call, inputs: Results) -> Call:

@@ -213,6 +213,8 @@ def test_state_of_a_captured_generator(cuda: Any) -> None:
         seed = cuda.seed_of_state(42, offset + 8)
         assert torch.equal(found, cuda._relaxed(x, None, 1.0, None, True, seed, None, None, -1))
         assert torch.equal(cuda._index(x, None, 1.0, None, None, None, None, -1, None), found.argmax(-1))
+        index, held = cuda._sample(x, None, 1.0, None, 1.0, None, None, None, None, -1)
+        assert torch.equal(index, found.argmax(-1)) and held == seed  # what another graph's backward takes
 
 
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
@@ -231,7 +233,9 @@ def test_the_tests_of_the_cpu_hold(library: Path) -> None:
 
     One type of 16 bits stands for both, whose conversions the tests above compare.
     """
-    command = on_device.cpu_tests("values", "indices", "gradients", "noise", but=("bfloat16",))
+    command = on_device.cpu_tests(
+        "values", "indices", "gradients", "noise", "estimators", "embedding", but=("bfloat16", "of_all_numbers", "test_value")
+    )
     run(*command, GUMBEL_EXT_TEST_KERNELS=str(library))
 
 
@@ -260,6 +264,12 @@ def run_guarded(path: str) -> None:
                 guarded = fingerprint.guarded(tuple(a.shape), dtype).copy_(relaxed)
                 cuda._backward(guarded, guarded, 0.5, None, dim, True, True)
                 cuda._index(a, m, 0.5, None, 1, None, None, dim, 3)
+                index, _ = cuda._sample(a, m, 0.5, None, 0.5, None, 1, None, None, dim)
+                index, one = fingerprint.guarded(tuple(index.shape), torch.int64).copy_(index), torch.tensor(1)
+                cuda._one_hot_of(index, a, dim)
+                for number in range(4):
+                    arguments = (a, m, 0.5, None, 0.5, None, index, one, None, number, 2, dim, None, False)
+                    cuda._estimate(guarded, *arguments, True, True)
             cuda._relaxed(x, mask, 0.5, None, True, None, seeds, None, 1)
             cuda._index(x, mask, 0.5, None, None, seeds, None, 1, None)
 

@@ -34,6 +34,8 @@ OPERATIONS = {
     "straight_through": Operation("straight_through", noisy=False),
     "gumbel_softmax": Operation("gumbel_softmax"),
     "gumbel_softmax, hard": Operation("gumbel_softmax", {"hard": True}),
+    "one_hot_sample": Operation("one_hot_sample"),
+    "one_hot_sample, reinmax": Operation("one_hot_sample", {"estimator": "reinmax"}),
     "gumbel_max": Operation("gumbel_max", differentiable=False),
     "gumbel_noise": Operation("gumbel_noise", differentiable=False, logits=False),
 }

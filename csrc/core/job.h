@@ -95,11 +95,12 @@ struct RowNumbers {
   }
 };
 
-// Where the noise comes from: one seed (or a captured state) and the rows' numbers, or a seed for each row, all of
-// which then have number 0.
+// Where the noise comes from: one seed (or where the device holds it, or a captured state) and the rows' numbers, or a
+// seed for each row, all of which then have number 0.
 struct Noise {
   bool on = false;
   std::uint64_t seed = 0;
+  const std::int64_t* held_seed = nullptr;
   const std::int64_t* row_seeds = nullptr;
   CapturedState captured;
   RowNumbers numbers;
@@ -146,6 +147,14 @@ struct IndexJob {
   RowScalar temperature;  // divides the logits before the noise; 0: neither division nor noise
   std::int64_t draws = 1;
   std::int64_t* out = nullptr;  // [rows][draws]
+  bool marks = false;           // of a row without a softmax, `out` is the index's complement
+};
+
+// one_hot(index); NaN along rows that are marked.
+struct OneHotJob {
+  Shape shape;
+  const std::int64_t* index = nullptr;  // one a row, as IndexJob marks it
+  Rows out;
 };
 
 struct NoiseJob {
@@ -161,6 +170,22 @@ struct BackwardJob {
   Rows relaxed;  // p
   Rows grad_logits;
   double* grad_tau = nullptr;  // one a row, or none
+};
+
+// Which gradient a one-hot sample has (core/estimator.h).
+enum class Estimator : std::int64_t { kGumbel, kSoftmax, kReinmax, kRao };
+
+// The gradients of one_hot(index), index = argmax(logits / temperature + noise), by an estimator.
+struct EstimateJob {
+  Scores scores;  // with the noise of the draw
+  RowScalar temperature, tau;
+  Estimator estimator = Estimator::kGumbel;
+  std::int64_t num_noises = 1;          // of kRao
+  const std::int64_t* index = nullptr;  // one a row, as IndexJob marks it
+  Rows grad;                            // with respect to the one-hot rows
+  Rows grad_logits;
+  double* grad_temperature = nullptr;  // one a row, or none
+  double* grad_tau = nullptr;          // one a row, or none
 };
 
 GUMBEL_EXT_INLINE Noise& noise_of(NoiseJob& job) {

@@ -1,6 +1,7 @@
 // The kernels for one instruction set, and the plan's ways to them. Free of torch and of the standard library's
 // functions: a shared inline function compiled here could be linked into code that runs on older processors.
 #include "rows/backward.h"
+#include "rows/estimate.h"
 #include "rows/forward.h"
 #include "rows/index.h"
 #include "rows/noise.h"
@@ -45,7 +46,9 @@ constexpr ElementKernels element_kernels() {
           noise_tile<T>,
           backward_tile<T>,
           backward_combine<T>,
-          backward_finish<T>};
+          backward_finish<T>,
+          estimate_bytes<T>,
+          estimate_group<T>};
 }
 
 #define GUMBEL_EXT_STRING_(name) #name

@@ -38,11 +38,15 @@ struct ElementKernels {
   // Over tiles [tile_begin, tile_end).
   void (*index_tiles)(const IndexJob&, const Plan&, const IndexTask&, std::int64_t tile_begin, std::int64_t tile_end,
                       Workspace);
-  void (*one_hot_tile)(const ForwardJob&, const Plan&, const IndexTask&, std::int64_t tile, Workspace);
+  // A tile of one-hot rows whose winners are known.
+  void (*one_hot_tile)(const Shape&, const Rows& out, const Plan&, const IndexTask&, std::int64_t tile, Workspace);
   void (*noise_tile)(const NoiseJob&, const Plan&, const GroupState&, std::int64_t tile, Workspace);
   void (*backward_tile)(const BackwardJob&, const Plan&, const GroupState&, std::int64_t tile, Workspace);
   void (*backward_combine)(const BackwardJob&, const GroupState&);
   void (*backward_finish)(const BackwardJob&, const Plan&, const GroupState&, std::int64_t tile, Workspace);
+  // All of a group, whose row_buffer has estimate_bytes.
+  std::int64_t (*estimate_bytes)(const Shape&, const Plan&);
+  void (*estimate_group)(const EstimateJob&, const Plan&, const GroupState&, Workspace);
 };
 
 struct KernelTable {

@@ -30,6 +30,13 @@ struct Cpu {
     return noise;
   }
 
+  static void record_seed(const Noise& noise, std::int64_t* to) {
+    *to = static_cast<std::int64_t>(noise.seed);
+  }
+  static void hold_seed(Noise& noise, const std::int64_t* from) {
+    noise.seed = static_cast<std::uint64_t>(*from);
+  }
+
   static void run(const ForwardJob& job, Element element, const DrawNoise& draw) {
     run_forward(kernel_table().of(element), job, draw);
   }
@@ -38,6 +45,12 @@ struct Cpu {
   }
   static void run(const NoiseJob& job, Element element, const DrawNoise& draw) {
     run_noise(kernel_table().of(element), job, draw);
+  }
+  static void run(const OneHotJob& job, Element element) {
+    run_one_hot(kernel_table().of(element), job);
+  }
+  static void run(const EstimateJob& job, Element element) {
+    run_estimate(kernel_table().of(element), job);
   }
   static void run(const BackwardJob& job, Element element) {
     run_backward(kernel_table().of(element), job);

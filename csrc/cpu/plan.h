@@ -54,6 +54,8 @@ Plan plan_forward(const ForwardJob& job, const ElementTraits& element, std::int6
 // `one_hot`: where the index is written as one-hot rows, or none.
 Plan plan_index(const IndexJob& job, const Rows& one_hot, const ElementTraits& element, std::int64_t threads);
 Plan plan_noise(const NoiseJob& job, std::int64_t threads);
+Plan plan_estimate(const EstimateJob& job, std::int64_t threads);
+Plan plan_one_hot(const OneHotJob& job, std::int64_t threads);
 Plan plan_backward(const BackwardJob& job, const ElementTraits& element, std::int64_t threads);
 
 // For tests: {way, group_rows, in_place, parts, share_tiles} in place of what the tables say, wherever the job allows

@@ -179,7 +179,8 @@ void run_one_hot(const ElementKernels& kernels, const ForwardJob& job, const Dra
   run_index_tasks(
       kernels, index, plan, [&] { draw(index.scores.noise); },
       [&](const IndexTask& task, Workspace workspace) {
-        for (std::int64_t t = 0; t < job.scores.shape.tiles(); ++t) kernels.one_hot_tile(job, plan, task, t, workspace);
+        for (std::int64_t t = 0; t < job.scores.shape.tiles(); ++t)
+          kernels.one_hot_tile(job.scores.shape, job.one_hot, plan, task, t, workspace);
       });
 }
 
@@ -205,9 +206,11 @@ void run_index(const ElementKernels& kernels, IndexJob job, const DrawNoise& dra
       kernels, job, plan, [&] { draw(job.scores.noise); },
       [&](const IndexTask& task, Workspace workspace) {
         search_again_where_infinite(kernels, job, plan, task, workspace);
-        for (std::int64_t i = 0; i < task.group.rows * task.draws; ++i)
+        for (std::int64_t i = 0; i < task.group.rows * task.draws; ++i) {
+          const Best& best = task.best[i];
           job.out[(task.group.first_row + i / task.draws) * job.draws + task.first_draw + i % task.draws] =
-              task.best[i].index;
+              job.marks && is_undefined(best.score) ? ~best.index : best.index;
+        }
       });
 }
 
@@ -217,6 +220,40 @@ void run_noise(const ElementKernels& kernels, NoiseJob job, const DrawNoise& dra
       kernels, plan, job.shape, 0, [&] { draw(job.noise); },
       [&](const GroupState& group, std::int64_t tile, Workspace w) { kernels.noise_tile(job, plan, group, tile, w); },
       [](const GroupState&) {}, [](const GroupState&, std::int64_t, Workspace) {}, [](const GroupState&) {});
+}
+
+void run_one_hot(const ElementKernels& kernels, const OneHotJob& job) {
+  const Shape& shape = job.shape;
+  if (shape.rows == 0 || shape.classes == 0) return;
+  const Plan plan = plan_one_hot(job, threads());
+  const CallMemory memory(plan.parts, kernels.workspace_bytes(shape, plan), plan.parts,
+                          plan.group_rows * std::int64_t(sizeof(Best)));
+  parallel(plan.parts, [&](std::int64_t part) {
+    for_share(plan, part, plan.tasks, [&](std::int64_t g) {
+      const IndexTask task{group_of(plan, shape, g), 0, 1, 0, static_cast<Best*>(memory.group(part))};
+      for (std::int64_t r = 0; r < task.group.rows; ++r) {
+        const std::int64_t index = job.index[task.group.first_row + r];
+        task.best[r] = index < 0 ? Best{std::nan(""), ~index} : Best{0, index};
+      }
+      for (std::int64_t t = 0; t < shape.tiles(); ++t)
+        kernels.one_hot_tile(shape, job.out, plan, task, t, memory.workspace(part));
+    });
+  });
+}
+
+void run_estimate(const ElementKernels& kernels, const EstimateJob& job) {
+  const Shape& shape = job.scores.shape;
+  if (shape.rows == 0 || shape.classes == 0) return;
+  const Plan plan = plan_estimate(job, threads());
+  const CallMemory memory(plan.parts, kernels.workspace_bytes(shape, plan), plan.parts,
+                          kernels.estimate_bytes(shape, plan));
+  parallel(plan.parts, [&](std::int64_t part) {
+    for_share(plan, part, plan.tasks, [&](std::int64_t g) {
+      GroupState group = group_of(plan, shape, g);
+      group.row_buffer = memory.group(part);
+      kernels.estimate_group(job, plan, group, memory.workspace(part));
+    });
+  });
 }
 
 void run_backward(const ElementKernels& kernels, const BackwardJob& job) {

@@ -14,6 +14,8 @@ using DrawNoise = std::function<void(Noise&)>;
 void run_forward(const ElementKernels& kernels, ForwardJob job, const DrawNoise& draw);
 void run_index(const ElementKernels& kernels, IndexJob job, const DrawNoise& draw);
 void run_noise(const ElementKernels& kernels, NoiseJob job, const DrawNoise& draw);
+void run_one_hot(const ElementKernels& kernels, const OneHotJob& job);
+void run_estimate(const ElementKernels& kernels, const EstimateJob& job);
 void run_backward(const ElementKernels& kernels, const BackwardJob& job);
 
 }  // namespace gumbel_ext::cpu

@@ -44,7 +44,7 @@ cudaError_t run(const IndexJob& job, Element element, const Context& context) {
   return visit_element(element, [&]<typename T>(T) {
     const cudaError_t error = run_plan<T>(job, launch, partial, nullptr);
     const RowScalar& t = job.temperature;
-    if (error != cudaSuccess || !(t.rows || (t.value > 0 && t.value < 1))) return error;  // nothing can be marked
+    if (error != cudaSuccess || !(t.rows || (t.value > 0 && t.value < 1))) return error;  // none is searched again
     return launch(index_again<T>, divide_up(results, kIndexThreads), kIndexThreads, job, launch.plan.parts);
   });
 }
@@ -61,6 +61,14 @@ cudaError_t run_one_hot(const ForwardJob& job, Element element, const Context& c
     if (error != cudaSuccess) return error;
     const std::int64_t packs = divide_up(shape.classes, kPackClasses<T>) * shape.rows;
     return launch(one_hot_packs<T>, divide_up(packs, kIndexThreads), kIndexThreads, job, winners);
+  });
+}
+
+cudaError_t run(const OneHotJob& job, Element element, const Context& context) {
+  if (job.shape.rows == 0 || job.shape.classes == 0) return cudaSuccess;
+  return visit_element(element, [&]<typename T>(T) {
+    const std::int64_t packs = divide_up(job.shape.classes, kPackClasses<T>) * job.shape.rows;
+    return Launcher{context, {}}(one_hot_of_packs<T>, divide_up(packs, kIndexThreads), kIndexThreads, job);
   });
 }
 

@@ -8,22 +8,6 @@
 
 namespace gumbel_ext::cuda {
 
-// A row's quotients, exact and about: within the slack of WordLimit, or not finite.
-template <typename C>
-struct RowQuotient : Quotient<C> {
-  C inverse;
-
-  __device__ __forceinline__ explicit RowQuotient(double t, double shift = 0) : Quotient<C>(t, shift) {
-    inverse = this->is_extreme ? C(__builtin_nanf("")) : C(1) / this->temperature;
-  }
-  __device__ __forceinline__ C exact(C logit) const {
-    return this->changes_nothing() ? logit : (*this)(logit);
-  }
-  __device__ __forceinline__ C about(C logit) const {
-    return (logit - this->shift) * inverse;
-  }
-};
-
 // Whether any of a thread's classes could reach `best`.
 template <int kClasses>
 __device__ __forceinline__ bool may_win(const float (&logits)[kClasses], const PhiloxWords (&words)[kClasses / 4],
@@ -133,11 +117,14 @@ struct Parts {
   }
 };
 
-// What goes to `out`: the index, or, where a low temperature took the row's best score out of range (to two infinities
-// that tie, say), its complement: index_again searches that row once more.
-__device__ __forceinline__ std::int64_t marked(double best, std::int64_t index, double temperature) {
+// What goes to `out`: the index, or its complement, of rows without a softmax where the job marks them, and where a low
+// temperature took the row's best score out of range (to two infinities that tie, say): index_again searches that row
+// once more.
+__device__ __forceinline__ std::int64_t marked(const IndexJob& job, double best, std::int64_t index,
+                                               double temperature) {
   const bool infinite = best == __builtin_inf() || best == -__builtin_inf();
-  return infinite && temperature > 0 && temperature < 1 ? ~index : index;
+  const bool again = infinite && temperature > 0 && temperature < 1;
+  return again || (job.marks && is_undefined(best)) ? ~index : index;
 }
 
 template <typename T, typename Team, int kDraws>
@@ -173,7 +160,7 @@ __global__ void __launch_bounds__(kIndexThreads, index_min_blocks<T, Team, kDraw
       if (partial)
         partial[i * parts + part] = {score, span.begin + best[d].index};
       else
-        job.out[i] = marked(score, best[d].index, temperature);
+        job.out[i] = marked(job, score, best[d].index, temperature);
     }
   }
 }
@@ -191,7 +178,7 @@ static __global__ void __launch_bounds__(kIndexThreads, 2)
     if (winners)
       winners[i] = best;
     else
-      job.out[i] = marked(best.score, best.index, job.temperature[divide(i, job.draws).quotient]);
+      job.out[i] = marked(job, best.score, best.index, job.temperature[divide(i, job.draws).quotient]);
   }
 }
 
@@ -227,34 +214,51 @@ __global__ void __launch_bounds__(kIndexThreads, 2)
       const Best largest = search(at.quotient, RowQuotient<C>(0), 0);
       const RowQuotient<C> quotient(job.temperature[at.quotient], largest.score);
       const Best best = is_undefined(largest.score) ? largest : search(at.quotient, quotient, at.remainder);
-      if (team.rank() == next) job.out[mine] = best.index;
+      if (team.rank() == next) job.out[mine] = job.marks && is_undefined(best.score) ? ~best.index : best.index;
       from = next + 1;
     }
   }
 }
 
 // One-hot rows from their winners. A thread takes packs of classes, wherever they lie.
-template <typename T>
-__global__ void __launch_bounds__(kIndexThreads, 2)
-    one_hot_packs(const __grid_constant__ ForwardJob job, const Best* winners) {
+// hot(row): the winner and its score; NaN along a row where that is undefined.
+template <typename T, typename Hot>
+__device__ __forceinline__ void store_one_hot_packs(const Shape& shape, const Rows& out, Hot hot) {
   constexpr int kClasses = kPackClasses<T>;
-  const Shape& shape = job.scores.shape;
   const std::int64_t packs = (shape.classes + kClasses - 1) / kClasses;
   const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
   for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < shape.rows * packs; i += step) {
     const Division at = divide(i, packs);
     const std::int64_t row = at.quotient, first = at.remainder * kClasses;
-    const double tau = temperature_of(job.tau, row, /*may_be_zero=*/false);
-    const bool undefined = is_undefined(winners[row].score) || !(tau == tau);
+    const Best best = hot(row);
+    const bool undefined = is_undefined(best.score);
     T one, filler, values[kClasses];
     narrow(undefined ? __builtin_nanf("") : 1.f, one);
     narrow(undefined ? __builtin_nanf("") : 0.f, filler);
 #pragma unroll
-    for (int k = 0; k < kClasses; ++k) values[k] = first + k == winners[row].index ? one : filler;
+    for (int k = 0; k < kClasses; ++k) values[k] = first + k == best.index ? one : filler;
     const std::int64_t left = shape.classes - first;
-    store_pack(Row<T>::template of<kClasses>(job.one_hot, row, first), 0,
-               static_cast<int>(left < kClasses ? left : kClasses), values);
+    store_pack(Row<T>::template of<kClasses>(out, row, first), 0, static_cast<int>(left < kClasses ? left : kClasses),
+               values);
   }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kIndexThreads, 2)
+    one_hot_packs(const __grid_constant__ ForwardJob job, const Best* winners) {
+  store_one_hot_packs<T>(job.scores.shape, job.one_hot, [&](std::int64_t row) {
+    const double tau = temperature_of(job.tau, row, /*may_be_zero=*/false);
+    return tau == tau ? winners[row] : Best{tau, 0};
+  });
+}
+
+// The same from an index that is marked.
+template <typename T>
+__global__ void __launch_bounds__(kIndexThreads, 2) one_hot_of_packs(const __grid_constant__ OneHotJob job) {
+  store_one_hot_packs<T>(job.shape, job.out, [&](std::int64_t row) {
+    const std::int64_t index = job.index[row];
+    return Best{index < 0 ? __builtin_nan("") : 0, index};
+  });
 }
 
 }  // namespace gumbel_ext::cuda

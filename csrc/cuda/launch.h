@@ -29,6 +29,10 @@ cudaError_t run(const ForwardJob& job, Element element, const Context& context);
 cudaError_t run(const IndexJob& job, Element element, const Context& context);
 cudaError_t run_one_hot(const ForwardJob& job, Element element, const Context& context);  // without relaxed values
 cudaError_t run(const NoiseJob& job, Element element, const Context& context);
+cudaError_t run(const OneHotJob& job, Element element, const Context& context);
+cudaError_t run(const EstimateJob& job, Element element, const Context& context);
+// *to = the seed of the noise, in the device's memory.
+cudaError_t record_seed(const Noise& noise, std::int64_t* to, const Context& context);
 cudaError_t run(const BackwardJob& job, Element element, const Context& context);
 
 }  // namespace gumbel_ext::cuda

@@ -11,4 +11,8 @@ cudaError_t run(const NoiseJob& job, Element element, const Context& context) {
   });
 }
 
+cudaError_t record_seed(const Noise& noise, std::int64_t* to, const Context& context) {
+  return Launcher{context, {}}(record_seed_kernel, 1, kWarp, noise, to);
+}
+
 }  // namespace gumbel_ext::cuda

@@ -24,4 +24,8 @@ __global__ void __launch_bounds__(kNoiseThreads, 2) noise_packs(const __grid_con
   }
 }
 
+static __global__ void record_seed_kernel(const __grid_constant__ Noise noise, std::int64_t* to) {
+  if (threadIdx.x == 0) *to = static_cast<std::int64_t>(common_seed(noise));
+}
+
 }  // namespace gumbel_ext::cuda

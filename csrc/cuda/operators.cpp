@@ -59,8 +59,17 @@ struct Cuda {
     launch(job, element, std::ref(ready));
     ready();  // where nothing was launched
   }
-  static void run(const BackwardJob& job, Element element) {
+  template <typename Job>
+  static void run(const Job& job, Element element) {
     launch(job, element, {});
+  }
+  static void record_seed(const Noise& noise, std::int64_t* to) {
+    cuda::Context context;
+    context.stream = c10::cuda::getCurrentCUDAStream();
+    C10_CUDA_CHECK(cuda::record_seed(noise, to, context));
+  }
+  static void hold_seed(Noise& noise, const std::int64_t* from) {
+    noise.held_seed = from;
   }
 
  private:

@@ -7,6 +7,14 @@
 
 namespace gumbel_ext::cuda {
 
+// The seed of all rows.
+__device__ __forceinline__ std::uint64_t common_seed(const Noise& noise) {
+  if (noise.held_seed) return static_cast<std::uint64_t>(*noise.held_seed);
+  if (!noise.captured.seed) return noise.seed;
+  return generator_seed(static_cast<std::uint64_t>(*noise.captured.seed),
+                        static_cast<std::uint64_t>(*noise.captured.offset) + noise.captured.offset_in_graph);
+}
+
 // The key and the counter of a span's noise.
 struct NoiseKey {
   std::uint64_t seed;
@@ -15,11 +23,9 @@ struct NoiseKey {
 
   // Requires: `begin` is a multiple of kPhiloxWords.
   __device__ __forceinline__ NoiseKey(const Noise& noise, std::int64_t row, std::int64_t begin)
-      : seed(noise.seed), row(noise.counter_row(row)), first_quad(static_cast<std::uint32_t>(begin / kPhiloxWords)) {
-    if (noise.captured.seed)
-      seed = generator_seed(static_cast<std::uint64_t>(*noise.captured.seed),
-                            static_cast<std::uint64_t>(*noise.captured.offset) + noise.captured.offset_in_graph);
-    if (noise.row_seeds) seed = static_cast<std::uint64_t>(noise.row_seeds[row]);
+      : seed(noise.row_seeds ? static_cast<std::uint64_t>(noise.row_seeds[row]) : common_seed(noise)),
+        row(noise.counter_row(row)),
+        first_quad(static_cast<std::uint32_t>(begin / kPhiloxWords)) {
   }
   // Of the four classes from `first` on, counted from the span's begin.
   __device__ __forceinline__ PhiloxWords words(int first, std::uint32_t draw) const {
@@ -75,6 +81,22 @@ struct Logits {
 #pragma unroll
     for (int i = 0; i < kClasses; ++i)
       if (!allowed[i]) out[i] = -Compute<T>(__builtin_inff());
+  }
+};
+
+// A row's quotients, exact and about: within the slack of WordLimit, or not finite.
+template <typename C>
+struct RowQuotient : Quotient<C> {
+  C inverse;
+
+  __device__ __forceinline__ explicit RowQuotient(double t, double shift = 0) : Quotient<C>(t, shift) {
+    inverse = this->is_extreme ? C(__builtin_nanf("")) : C(1) / this->temperature;
+  }
+  __device__ __forceinline__ C exact(C logit) const {
+    return this->changes_nothing() ? logit : (*this)(logit);
+  }
+  __device__ __forceinline__ C about(C logit) const {
+    return (logit - this->shift) * inverse;
   }
 };
 

@@ -157,6 +157,45 @@ at::Tensor gumbel_noise(py::handle size, py::handle seed, py::handle generator, 
   return gumbel_ext::gumbel_noise(shape, noise_seed, source, type, place);
 }
 
+std::string to_estimator(py::handle value) {
+  if (!PyUnicode_Check(value.ptr())) wrong_type("estimator", "a str", value);
+  return value.cast<std::string>();
+}
+
+// function(logits, tau, estimator, temperature, dim, mask, seed, generator, num_noises), or with a weight after logits.
+template <typename Function, typename... Weight>
+auto with_estimator(const Function& function, py::handle logits, py::handle tau, py::handle estimator,
+                    py::handle temperature, py::handle dim, py::handle mask, py::handle seed, py::handle generator,
+                    py::handle num_noises, const Weight&... weight) {
+  const at::Tensor x = to_tensor("logits", logits);
+  const auto softness = to_temperature("tau", tau);
+  const auto name = to_estimator(estimator);
+  const auto divisor = to_temperature("temperature", temperature);
+  const auto at_dim = to_int("dim", dim);
+  const auto allowed = to_mask(mask);
+  const auto noise_seed = to_seed(seed);
+  const auto source = to_generator(generator);
+  const auto noises = to_int("num_noises", num_noises);
+  const py::gil_scoped_release release;
+  return function(x, weight..., softness, name, divisor, at_dim, allowed, noise_seed, source, noises);
+}
+
+at::Tensor one_hot_sample(py::handle logits, py::handle tau, py::handle estimator, py::handle temperature,
+                          py::handle dim, py::handle mask, py::handle seed, py::handle generator,
+                          py::handle num_noises) {
+  return with_estimator(gumbel_ext::one_hot_sample, logits, tau, estimator, temperature, dim, mask, seed, generator,
+                        num_noises);
+}
+
+py::tuple straight_through_embedding(py::handle logits, py::handle weight, py::handle tau, py::handle estimator,
+                                     py::handle temperature, py::handle dim, py::handle mask, py::handle seed,
+                                     py::handle generator, py::handle num_noises) {
+  const gumbel_ext::Embedded result =
+      with_estimator(gumbel_ext::straight_through_embedding, logits, tau, estimator, temperature, dim, mask, seed,
+                     generator, num_noises, to_tensor("weight", weight));
+  return py::make_tuple(result.value, result.index);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -165,5 +204,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("straight_through", torch::wrap_pybind_function(without_noise<gumbel_ext::straight_through>));
   m.def("gumbel_softmax", torch::wrap_pybind_function(gumbel_softmax));
   m.def("gumbel_max", torch::wrap_pybind_function(gumbel_max));
+  m.def("one_hot_sample", torch::wrap_pybind_function(one_hot_sample));
+  m.def("straight_through_embedding", torch::wrap_pybind_function(straight_through_embedding));
   m.def("gumbel_noise", torch::wrap_pybind_function(gumbel_noise));
 }

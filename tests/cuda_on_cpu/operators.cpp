@@ -45,8 +45,15 @@ struct CudaOnCpu {
     launch(job, element, std::ref(ready));
     ready();
   }
-  static void run(const BackwardJob& job, Element element) {
+  template <typename Job>
+  static void run(const Job& job, Element element) {
     launch(job, element, {});
+  }
+  static void record_seed(const Noise& noise, std::int64_t* to) {
+    TORCH_CHECK(cuda::record_seed(noise, to, {}) == cudaSuccess, "cuda_on_cpu: a launch was refused");
+  }
+  static void hold_seed(Noise& noise, const std::int64_t* from) {
+    noise.held_seed = from;
   }
   template <typename Job>
   static void launch(const Job& job, Element element, const std::function<void()>& before_launch) {
@@ -103,6 +110,9 @@ void take_over() {
   library->impl("_one_hot", forward_kernel<Operators::one_hot>);
   library->impl("_one_hot_relaxed", forward_kernel<Operators::one_hot_relaxed>);
   library->impl("_index", index_kernel<Operators::index>);
+  library->impl("_sample", sample_kernel<Operators::sample>);
+  library->impl("_one_hot_of", Operators::one_hot_of);
+  library->impl("_estimate", estimate_kernel<Operators::estimate>);
   library->impl("_noise", Operators::noise);
   library->impl("_backward", Operators::backward);
   library->impl("_backward_", backward_in_place);
@@ -120,6 +130,9 @@ TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
   define("_one_hot", forward_kernel<Operators::one_hot>);
   define("_one_hot_relaxed", forward_kernel<Operators::one_hot_relaxed>);
   define("_index", index_kernel<Operators::index>);
+  define("_sample", sample_kernel<Operators::sample>);
+  define("_one_hot_of", Operators::one_hot_of);
+  define("_estimate", estimate_kernel<Operators::estimate>);
   define("_noise", Operators::noise);
   define("_backward", Operators::backward);
   define("_backward_", backward_in_place);

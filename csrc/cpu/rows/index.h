@@ -63,27 +63,6 @@ GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& ti
   }
 }
 
-// The tile's logits less their shift over their temperature.
-template <typename T>
-GUMBEL_EXT_INLINE void divide_rows(const IndexJob& job, double shift, const Tile& tile, Buffers<Compute<T>>& buffers) {
-  using C = Compute<T>;
-  for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const Quotient<C> quotient(job.temperature[tile.first_row + r], shift);
-    if (quotient.changes_nothing()) continue;
-    C* out = buffers.writable_row(r, padded<C>(tile.width));
-    buffers.template read_row<T>(r, [&](const auto* in) __attribute__((always_inline)) {
-      if (quotient.is_extreme) {
-        for (std::int64_t k = 0; k < tile.width; ++k) out[k] = quotient(widen(in[k]));
-        return;
-      }
-      const C shift = quotient.shift, t = quotient.temperature;
-#pragma omp simd
-      for (std::int64_t k = 0; k < tile.width; ++k) out[k] = (widen(in[k]) - shift) / t;
-    });
-    buffers.rows[r] = out;
-  }
-}
-
 template <typename T>
 void index_tiles(const IndexJob& job, const Plan& plan, const IndexTask& task, std::int64_t tile_begin,
                  std::int64_t tile_end, Workspace workspace) {
@@ -95,7 +74,8 @@ void index_tiles(const IndexJob& job, const Plan& plan, const IndexTask& task, s
   for (std::int64_t t = tile_begin; t < tile_end; ++t) {
     const Tile tile(in.shape, task.group, t);
     stage_logits<T>(in.logits, in.mask, tile, buffers);
-    divide_rows<T>(job, task.shift, tile, buffers);
+    for (std::int64_t r = 0; r < tile.rows; ++r)
+      divide_row<T>(Quotient<C>(job.temperature[tile.first_row + r], task.shift), r, tile, buffers);
     for (std::int64_t d = 0; d < task.draws; ++d) {
       const std::uint32_t draw = static_cast<std::uint32_t>(task.first_draw + d);
       if (in.noise.on) fill_words(in.noise, tile, draw, buffers);
@@ -126,10 +106,10 @@ void index_tiles(const IndexJob& job, const Plan& plan, const IndexTask& task, s
 
 // A tile of one-hot rows whose winners are known.
 template <typename T>
-void one_hot_tile(const ForwardJob& job, const Plan& plan, const IndexTask& task, std::int64_t tile_index,
+void one_hot_tile(const Shape& shape, const Rows& out, const Plan& plan, const IndexTask& task, std::int64_t tile_index,
                   Workspace workspace) {
-  Buffers<Compute<T>> buffers(job.scores.shape, plan, workspace);
-  write_one_hot<T>(job.one_hot, Tile(job.scores.shape, task.group, tile_index), buffers,
+  Buffers<Compute<T>> buffers(shape, plan, workspace);
+  write_one_hot<T>(out, Tile(shape, task.group, tile_index), buffers,
                    [&](std::int64_t r) __attribute__((always_inline)) { return task.best[r]; });
 }
 

@@ -1,7 +1,7 @@
 // The first stages of the forward, index and noise kernels: noise for a tile, and logits + noise.
 #pragma once
 
-#include "../../core/gumbel.h"
+#include "../../core/search.h"
 #include "../simd/philox.h"
 #include "../simd/reduce.h"
 #include "buffers.h"
@@ -115,6 +115,25 @@ GUMBEL_EXT_INLINE void stage_logits(const Rows& logits, const Rows& mask, const 
     });
     buffers.rows[r] = out;
   }
+}
+
+// Row r of the tile's logits, staged, less their shift over their temperature.
+template <typename T>
+GUMBEL_EXT_INLINE void divide_row(const Quotient<Compute<T>>& quotient, std::int64_t r, const Tile& tile,
+                                  Buffers<Compute<T>>& buffers) {
+  using C = Compute<T>;
+  if (quotient.changes_nothing()) return;
+  C* out = buffers.writable_row(r, padded<C>(tile.width));
+  buffers.template read_row<T>(r, [&](const auto* in) __attribute__((always_inline)) {
+    if (quotient.is_extreme) {
+      for (std::int64_t k = 0; k < tile.width; ++k) out[k] = quotient(widen(in[k]));
+      return;
+    }
+    const C shift = quotient.shift, t = quotient.temperature;
+#pragma omp simd
+    for (std::int64_t k = 0; k < tile.width; ++k) out[k] = (widen(in[k]) - shift) / t;
+  });
+  buffers.rows[r] = out;
 }
 
 // The maximum of every lane's scores but NaN, and which lanes met NaN.

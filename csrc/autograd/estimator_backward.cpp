@@ -1,0 +1,325 @@
+#include "estimator_backward.h"
+
+#include <ATen/ExpandUtils.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+
+#include <numeric>
+
+#include "../core/job.h"
+#include "../tensor_rows.h"
+
+namespace gumbel_ext {
+namespace {
+
+// The classes from last to where they are in the logits, and back.
+Tensor classes_to(std::int64_t dim, const Tensor& tensor, const Tensor& logits) {
+  return logits.dim() == 0 ? tensor.squeeze(-1) : tensor.movedim(-1, dim);
+}
+Tensor classes_last(std::int64_t dim, const Tensor& tensor, const Tensor& logits) {
+  return logits.dim() == 0 ? tensor.unsqueeze(-1) : tensor.movedim(dim, -1);
+}
+
+// Where each index's row lies in weight.flatten(0, -2); 0 in place of what is marked.
+Tensor flat_index(const Tensor& weight, const Tensor& index) {
+  Tensor flat = at::clamp_min(index, 0);
+  c10::SymInt stride = weight.sym_size(-2);
+  for (std::int64_t d = weight.dim() - 3, at = index.dim() - 1; d >= 0; --d, --at) {
+    const c10::SymInt size = weight.sym_size(d);
+    if (size == 1) continue;
+    c10::SymDimVector shape(index.dim(), 1);
+    shape[at] = size;
+    flat = flat + (at::arange(size, index.options()) * stride).view_symint(shape);
+    stride *= size;
+  }
+  return flat;
+}
+
+}  // namespace
+
+Tensor rows_times(const Tensor& rows, const Tensor& matrices) {
+  // Dimensions of which each index has a matrix of its own come first, for a batched product.
+  const std::int64_t ndim = rows.dim() - 1, missing = ndim - (matrices.dim() - 2);
+  const auto is_batch = [&](std::int64_t d) { return d >= missing && matrices.sym_size(d - missing) != 1; };
+  std::vector<std::int64_t> order(ndim);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_partition(order.begin(), order.end(), is_batch);
+  c10::SymInt batch = 1;
+  for (std::int64_t d = 0; d < ndim; ++d)
+    if (is_batch(d)) batch *= rows.sym_size(d);
+  std::vector<std::int64_t> back(ndim + 1, ndim);
+  for (std::int64_t d = 0; d < ndim; ++d) back[order[d]] = d;
+  order.push_back(ndim);
+  const Tensor permuted = rows.permute(order);
+  const c10::SymInt n = matrices.sym_size(-2), m = matrices.sym_size(-1);
+  c10::SymDimVector shape(permuted.sym_sizes().begin(), permuted.sym_sizes().end());
+  shape.back() = m;
+  const c10::SymInt count = c10::multiply_integers(shape.begin(), shape.end() - 1) / batch;
+  const Tensor product = at::bmm(permuted.reshape_symint({batch, count, n}), matrices.reshape_symint({batch, n, m}));
+  return product.view_symint(shape).permute(back);
+}
+
+Tensor chosen_rows(const Tensor& weight, const Tensor& index) {
+  const Tensor rows = at::embedding_symint(weight.flatten(0, -2), flat_index(weight, index));
+  return rows.masked_fill((index < 0).unsqueeze(-1), std::numeric_limits<double>::quiet_NaN());
+}
+
+Choice::Choice(const OptionalTensor& weight, const EstimatorArguments& args)
+    : logits(args.logits),
+      index(args.index),
+      seed(args.seed),
+      weight(weight),
+      mask(args.mask),
+      temperature_rows(args.temperature_rows),
+      tau_rows(args.tau_rows),
+      row_seeds(args.row_seeds),
+      temperature(args.temperature),
+      tau(args.tau),
+      estimator(args.estimator),
+      num_noises(args.num_noises),
+      dim(args.dim),
+      drawn(args.drawn) {
+  if (args.numbers) numbers.emplace(args.numbers->begin(), args.numbers->end());
+}
+
+EstimatorArguments Choice::arguments() const {
+  return {logits,
+          mask,
+          temperature,
+          temperature_rows,
+          tau,
+          tau_rows,
+          index,
+          seed,
+          row_seeds,
+          estimator,
+          num_noises,
+          dim,
+          numbers ? OptionalNumbers(*numbers) : OptionalNumbers(),
+          drawn};
+}
+
+Tensor Choice::to_one_hot(const Tensor& grad) const {
+  if (!weight) return grad;
+  return classes_to(dim, rows_times(grad, weight->transpose(-1, -2)), logits).to(logits.scalar_type());
+}
+Tensor Choice::from_one_hot(const Tensor& tangent) const {
+  return weight ? rows_times(classes_last(dim, tangent, logits).to(weight->scalar_type()), *weight) : tangent;
+}
+Tensor Choice::to_weight(const Tensor& grad) const {
+  c10::SymInt count = weight->sym_numel() / weight->sym_size(-1);
+  const Tensor rows = grad.masked_fill((index < 0).unsqueeze(-1), 0);
+  return at::embedding_dense_backward_symint(rows, flat_index(*weight, index), count, /*padding_idx=*/-1,
+                                             /*scale_grad_by_freq=*/false)
+      .view_symint(weight->sym_sizes());
+}
+
+namespace {
+
+// J(p) dy along dim.
+Tensor along(const Tensor& p, const Tensor& dy, std::int64_t dim) {
+  return p * (dy - (p * dy).sum(dim, /*keepdim=*/true));
+}
+
+// The estimator's formula by operations that can be differentiated again; of kRao there is none.
+struct Formula {
+  const Choice& c;
+  at::ScalarType type;
+  Tensor x, t, tau;
+
+  explicit Formula(const Choice& c)
+      : c(c), type(c.logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat), x(c.logits) {
+    TORCH_CHECK_NOT_IMPLEMENTED(of() != Estimator::kRao,
+                                "gumbel_ext: expected another estimator than 'rao' where a gradient is differentiated");
+    const auto options = x.options().dtype(at::kDouble);
+    t = c.temperature_rows ? *c.temperature_rows : at::scalar_tensor(c.temperature, options);
+    tau = c.tau_rows ? *c.tau_rows : at::scalar_tensor(c.tau, options);
+  }
+  Estimator of() const {
+    return Estimator(c.estimator);
+  }
+  Tensor softmax(const Tensor& logits, const Tensor& rows, bool noisy) const {
+    const OptionalTensor none;
+    const OptionalSeed seed = noisy && !c.row_seeds ? OptionalSeed(c.seed->item<std::int64_t>()) : OptionalSeed();
+    const OptionalTensor& row_seeds = noisy ? c.row_seeds : none;
+    const auto numbers = c.arguments().numbers;
+    return call(relaxed_operator(), {logits, c.mask, 1, rows, noisy, seed, row_seeds, {}, c.dim, numbers, 0}).to(type);
+  }
+  // The softmax of kGumbel and kSoftmax.
+  Tensor p() const {
+    return of() == Estimator::kGumbel ? softmax((x / t).to(x.scalar_type()), tau, true) : softmax(x, tau, false);
+  }
+  Tensor reinmax(const Tensor& dy) const {
+    const Tensor z = one_hot_of_operator().call(c.index, x, c.dim).to(type);
+    const Tensor q = softmax(x, t * tau, false), r = softmax(x, t, false);
+    return (2 * along((z + q) / 2, dy, c.dim) - along(r, dy, c.dim) / 2) / t;
+  }
+  Gradients gradients(const Tensor& grad, bool need_temperature, bool need_tau) const {
+    const Tensor dy = grad.to(type);
+    const auto sum = [&](const Tensor& terms) { return terms.sum(c.dim, /*keepdim=*/true); };
+    Tensor dx, dt, dtau;
+    if (of() == Estimator::kReinmax) {
+      dx = reinmax(dy);
+      if (need_tau) dtau = at::zeros_like(sum(dx));
+    } else {
+      const Tensor softmax = p(), product = along(softmax, dy, c.dim) / tau;
+      dx = of() == Estimator::kGumbel ? product / t : product;
+      if (need_tau) dtau = -sum(product * safe_log(softmax.to(at::kDouble)));
+    }
+    if (need_temperature)
+      dt = of() == Estimator::kSoftmax ? at::zeros_like(sum(dx)) : -sum(dx * at::where(dx == 0, 0, x.to(type))) / t;
+    return {dx.to(x.scalar_type()), dt, dtau};
+  }
+};
+
+bool is_differentiated(const Tensor& grad, const Choice& c) {
+  bool found = has_tangent(grad), requires_grad = grad.requires_grad();
+  for (const OptionalTensor& tensor : {OptionalTensor(c.logits), c.weight, c.temperature_rows, c.tau_rows}) {
+    if (!tensor) continue;
+    found |= has_tangent(*tensor);
+    requires_grad |= tensor->requires_grad();
+  }
+  return found || (at::GradMode::is_enabled() && requires_grad);
+}
+
+variable_list gradients(const Tensor& grad, const Choice& c, const std::vector<bool>& needed) {
+  variable_list result(EstimatorBackward::kInputs);
+  if (needed[1]) result[1] = c.to_weight(grad);
+  if (!needed[0] && !needed[2] && !needed[3]) return result;
+  const auto [dx, dt, dtau] = estimate(c.to_one_hot(grad), c, needed[2], needed[3]);
+  if (needed[0]) result[0] = dx;
+  if (needed[2]) result[2] = reduce_to(dt, *c.temperature_rows);
+  if (needed[3]) result[3] = reduce_to(dtau, *c.tau_rows);
+  return result;
+}
+
+}  // namespace
+
+Gradients estimate(const Tensor& grad, const Choice& choice, bool need_temperature, bool need_tau) {
+  if (is_differentiated(grad, choice)) return Formula(choice).gradients(grad, need_temperature, need_tau);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return call_estimate(grad, choice.arguments(), need_temperature, need_tau);
+}
+
+Tensor tangent_along_tau(const Choice& choice, const Tensor& d_tau) {
+  const Formula formula(choice);
+  if (formula.of() == Estimator::kReinmax) return at::zeros_like(choice.logits);
+  const Tensor p = formula.p();
+  return (along(p, safe_log(p.to(at::kDouble)), choice.dim) * (-d_tau / formula.tau)).to(choice.logits.scalar_type());
+}
+
+void EstimatorBackward::save(const Choice& choice) {
+  rest_ = choice;
+  rest_.logits = rest_.index = Tensor();
+  rest_.seed = rest_.weight = rest_.mask = rest_.temperature_rows = rest_.tau_rows = rest_.row_seeds = {};
+  const OptionalTensor all[kTensors] = {choice.logits,   choice.index,    choice.seed,
+                                        choice.weight,   choice.mask,     choice.temperature_rows,
+                                        choice.tau_rows, choice.row_seeds};
+  for (std::size_t i = 0; i < kTensors; ++i)
+    if (all[i]) tensors_[i] = SavedVariable(*all[i], /*is_output=*/false);
+}
+
+Choice EstimatorBackward::unpack() {
+  Choice choice = rest_;
+  const auto optional = [&](std::size_t i) {
+    const Tensor tensor = tensors_[i].unpack();
+    return tensor.defined() ? OptionalTensor(tensor) : OptionalTensor();
+  };
+  choice.logits = tensors_[0].unpack();
+  choice.index = tensors_[1].unpack();
+  choice.seed = optional(2);
+  choice.weight = optional(3);
+  choice.mask = optional(4);
+  choice.temperature_rows = optional(5);
+  choice.tau_rows = optional(6);
+  choice.row_seeds = optional(7);
+  return choice;
+}
+
+void EstimatorBackward::release_variables() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (SavedVariable& tensor : tensors_) tensor.reset_data();
+}
+
+variable_list EstimatorBackward::apply(variable_list&& grads) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!grads[0].defined()) return variable_list(kInputs);
+  std::vector<bool> needed;
+  for (std::size_t i = 0; i < kInputs; ++i) needed.push_back(task_should_compute_output(i));
+  return gradients(grads[0], unpack(), needed);
+}
+
+namespace compiled = torch::dynamo::autograd;
+
+namespace {
+
+// A graph's view of a Choice: all tensors, with others in the place of those that are none, and numbers.
+void pack(compiled::PackedArgs& args, const Choice& c, const std::vector<bool>& needed) {
+  const OptionalTensor optional[] = {c.seed, c.weight, c.mask, c.temperature_rows, c.tau_rows, c.row_seeds};
+  std::int64_t present = 0, inputs = 0;
+  for (std::size_t i = 0; i < std::size(optional); ++i) present |= std::int64_t(optional[i].has_value()) << i;
+  for (std::size_t i = 0; i < needed.size(); ++i) inputs |= std::int64_t(needed[i]) << i;
+  for (const Tensor& tensor : {c.logits, c.index}) args.pack(tensor);
+  for (const OptionalTensor& tensor : optional) args.pack(tensor.value_or(c.index));
+  for (const std::int64_t number : {present, inputs, c.estimator, c.num_noises, c.dim, std::int64_t(c.drawn)})
+    args.pack(number);
+}
+constexpr std::size_t kPackedTensors = 8, kPackedNumbers = 6;
+
+variable_list apply_traced(const variable_list& grads, const std::vector<at::IValue>& packed) {
+  compiled::PackedArgs args(packed);
+  Choice c;
+  c.logits = args.unpack<Tensor>();
+  c.index = args.unpack<Tensor>();
+  OptionalTensor* const optional[] = {&c.seed, &c.weight, &c.mask, &c.temperature_rows, &c.tau_rows, &c.row_seeds};
+  for (OptionalTensor* tensor : optional) *tensor = args.unpack<Tensor>();
+  const auto present = args.unpack<std::int64_t>(), inputs = args.unpack<std::int64_t>();
+  c.estimator = args.unpack<std::int64_t>();
+  c.num_noises = args.unpack<std::int64_t>();
+  c.dim = args.unpack<std::int64_t>();
+  c.drawn = args.unpack<std::int64_t>() != 0;
+  for (std::size_t i = 0; i < std::size(optional); ++i)
+    if (!(present >> i & 1)) optional[i]->reset();
+  std::vector<bool> needed;
+  for (std::size_t i = 0; i < EstimatorBackward::kInputs; ++i) needed.push_back(inputs >> i & 1);
+  return grads[0].defined() ? gradients(grads[0], c, needed) : variable_list(EstimatorBackward::kInputs);
+}
+
+}  // namespace
+
+void EstimatorBackward::compiled_args(compiled::CompiledNodeArgs& args) const {
+  TORCH_CHECK_NOT_IMPLEMENTED(!rest_.numbers, "gumbel_ext: expected no vmap around the forward of ", name(),
+                              " under compiled autograd");
+  for (const SavedVariable& tensor : tensors_) args.collect(tensor, /*is_output=*/false);
+  for (const std::int64_t number : {rest_.estimator, rest_.num_noises, rest_.dim, std::int64_t(rest_.drawn)})
+    args.collect(number);
+  // Of a compiler, for which each value of a number is another graph.
+  numbers_as_tensors_[0] = at::scalar_tensor(rest_.temperature, at::kDouble);
+  numbers_as_tensors_[1] = at::scalar_tensor(rest_.tau, at::kDouble);
+  for (const Tensor& number : numbers_as_tensors_) args.collect(number);
+}
+
+variable_list EstimatorBackward::apply_with_saved(const variable_list& grads, compiled::SwapSavedVariables& saved) {
+  for (SavedVariable& tensor : tensors_) saved.before(tensor);
+  for (Tensor& number : numbers_as_tensors_) saved.before(number);
+  Choice choice = unpack();
+  std::vector<bool> needed;
+  for (std::size_t i = 0; i < kInputs; ++i) needed.push_back(task_should_compute_output(i));
+  if (!choice.temperature_rows) choice.temperature_rows = numbers_as_tensors_[0];
+  if (!choice.tau_rows) choice.tau_rows = numbers_as_tensors_[1];
+  compiled::PackedArgs args;
+  pack(args, choice, needed);
+  std::vector<at::TypePtr> types(kPackedTensors, at::TensorType::get());
+  types.insert(types.end(), kPackedNumbers, at::IntType::get());
+  const auto& compiler = compiled::getPyCompilerInterface();
+  const std::string function = compiler->bind_function(saved.get_py_compiler(), name(), apply_traced, types,
+                                                       /*is_custom_function=*/true, /*is_traceable=*/true);
+  const auto outputs = compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+      compiled::get_input_metadata(next_edges()));
+  variable_list result =
+      compiler->call_function(saved.get_py_compiler(), "apply_functional", function, grads, args.vec(), outputs);
+  for (SavedVariable& tensor : tensors_) saved.after(tensor);
+  for (Tensor& number : numbers_as_tensors_) saved.after(number);
+  return result;
+}
+
+}  // namespace gumbel_ext
