@@ -54,3 +54,12 @@ def test_a_learned_router_beats_a_random_one(tmp_path: Path) -> None:
         assert learned["accuracy, %"] > routers[other]["accuracy, %"] + margin, other
     assert learned["experts used"] > routers["Gumbel, without balance"]["experts used"] + 2
     assert routers["experts at random"]["experts used"] > 7.9
+
+
+def test_learned_features_beat_filters(tmp_path: Path) -> None:
+    accuracy, difference = quick("feature_selection", tmp_path)
+    learned = accuracy["learned"]["k = 4"]
+    for other, margin in (("F test", 4), ("mutual information", 4), ("at random", 8)):
+        assert learned > accuracy[other]["k = 4"] + margin, other
+        assert difference[other]["k = 4"] == pytest.approx(learned - accuracy[other]["k = 4"], abs=0.11)
+    assert accuracy["learned, relaxed"]["k = 4"] > accuracy["F test"]["k = 4"] + 4
