@@ -63,3 +63,14 @@ def test_learned_features_beat_filters(tmp_path: Path) -> None:
         assert learned > accuracy[other]["k = 4"] + margin, other
         assert difference[other]["k = 4"] == pytest.approx(learned - accuracy[other]["k = 4"], abs=0.11)
     assert accuracy["learned, relaxed"]["k = 4"] > accuracy["F test"]["k = 4"] + 4
+
+
+def test_estimators_differ_as_their_papers_say(tmp_path: Path) -> None:
+    gradients, elbos = quick("estimators", tmp_path)
+    gumbel, rao = gradients["gumbel, τ = 0.5"], gradients["rao, τ = 0.5"]
+    assert rao["spread / exact"] < 0.8 * gumbel["spread / exact"]
+    assert rao["bias / exact"] == pytest.approx(gumbel["bias / exact"], abs=0.1)
+    assert gradients["reinmax, τ = 1"]["bias / exact"] < 0.1 < 0.2 < gradients["gumbel, τ = 1"]["bias / exact"]
+    assert gradients["softmax, τ = 1"]["spread / mean"] < 0.6 * gradients["gumbel, τ = 1"]["spread / mean"]
+    untrained = -64 * 0.6931  # a coin for each pixel
+    assert all(row["ELBO"] > untrained + 10 for row in elbos.values())
