@@ -36,6 +36,7 @@ ESTIMATORS = {
     "reinmax": partial(gumbel_ext.one_hot_sample, estimator="reinmax"),
 }
 TAUS = (0.5, 1.0, 2.0)
+MARKERS = ("v", "o", "s")
 TRAINED_TAUS = (0.5, 1.0)
 REFERENCE = ("gumbel", 1.0)
 """The other trainings are compared with it; gradients are measured in the models that it gives."""
@@ -178,16 +179,20 @@ def draw(results: Results, epochs: int) -> Figure:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, colour in zip(ESTIMATORS, COLOURS, strict=False):
-        biases = [statistics.mean(one.bias for one in results.gradient[name, tau]) for tau in TAUS]
-        spreads = [statistics.mean(one.spread for one in results.gradient[name, tau]) for tau in TAUS]
-        left.plot(biases, spreads, marker="o", color=colour, label=name)
-        for bias, spread, tau in zip(biases, spreads, TAUS, strict=True):
-            left.annotate(f"{tau:g}", (bias, spread), (5, 5), textcoords="offset points", color=colour, size="small")
+        measured = [results.gradient[name, tau] for tau in TAUS]
+        biases = [statistics.mean(one.bias for one in seeds) for seeds in measured]
+        spreads = [statistics.mean(one.spread for one in seeds) for seeds in measured]
+        left.plot(biases, spreads, color=colour, label=name)
+        for bias, spread, marker in zip(biases, spreads, MARKERS, strict=True):
+            left.plot(bias, spread, marker=marker, markersize=8, color=colour)
+    for tau, marker in zip(TAUS, MARKERS, strict=True):
+        left.plot([], [], marker=marker, color="0.4", linestyle="", label=f"τ = {tau:g}")
     left.set(xlabel="bias", ylabel="spread", xlim=(0, None), ylim=(0, None))
-    left.set_title("Gradients: parts of the exact gradient's norm, by τ")
-    left.legend()
+    left.set_title("Gradients: parts of the exact gradient's norm")
+    left.legend(ncols=2)
     left.grid(alpha=0.3)
-    recipe.draw_seeds(right, {called(*key): elbos for key, elbos in results.elbo.items()})
+    colours = [colour for colour in COLOURS[: len(ESTIMATORS)] for _ in TRAINED_TAUS]
+    recipe.draw_seeds(right, {called(*key): elbos for key, elbos in results.elbo.items()}, colours)
     right.set(xlabel="nats a digit", title=f"Held-out ELBO after {epochs} epochs: a dot a seed")
     return figure
 

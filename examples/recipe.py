@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,9 +61,9 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
 
 
-def draw_seeds(axes: Axes, results: dict[str, Sequence[float]]) -> None:
+def draw_seeds(axes: Axes, results: Mapping[str, Sequence[float]], colours: Sequence[str] = COLOURS) -> None:
     """A row for each name, from the top: a dot for each seed, a bar at their mean."""
-    for row, (values, colour) in enumerate(zip(results.values(), COLOURS, strict=False)):
+    for row, (values, colour) in enumerate(zip(results.values(), colours, strict=False)):
         axes.scatter(values, [row] * len(values), s=22, alpha=0.6, color=colour, linewidth=0)
         axes.plot([statistics.mean(values)] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2)
     axes.set_yticks(range(len(results)), list(results))
