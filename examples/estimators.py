@@ -198,7 +198,7 @@ def draw(results: Results, epochs: int) -> Figure:
 
 
 def main() -> None:
-    parser = recipe.parser(__doc__, "estimators.png", seeds=4)
+    parser = recipe.parser(__doc__, "estimators.png", seeds=5)
     parser.add_argument("--epochs", type=int, default=40)
     arguments = parser.parse_args()
     options = recipe.options(arguments)

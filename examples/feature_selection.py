@@ -79,7 +79,7 @@ def load(name: str, seed: int) -> Data:
     )
 
 
-def train(data: Data, choose: Callable[[int], Tensor], parameters: list[Tensor], epochs: int, seed: int) -> nn.Module:
+def train(data: Data, choose: Callable[[int], Tensor], parameters: list[Tensor], steps: int, seed: int) -> nn.Module:
     """A classifier of what ``choose(batch)``, 0 or 1 for each feature, lets through; learns ``parameters`` too."""
     torch.manual_seed(seed)
     features, classes = data.train.shape[1], int(data.train_labels.max()) + 1
@@ -87,19 +87,19 @@ def train(data: Data, choose: Callable[[int], Tensor], parameters: list[Tensor],
     optimizer = torch.optim.Adam(
         [{"params": model.parameters()}, {"params": parameters, "lr": LOGITS_LEARNING_RATE}], LEARNING_RATE
     )
-    for _ in range(epochs):
-        for batch in torch.randperm(len(data.train)).split(BATCH):
-            loss = F.cross_entropy(model(data.train[batch] * choose(len(batch))), data.train_labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    for _ in range(steps):
+        batch = torch.randint(len(data.train), (BATCH,))
+        loss = F.cross_entropy(model(data.train[batch] * choose(BATCH)), data.train_labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
     return model
 
 
-def accuracy(data: Data, chosen: Tensor, epochs: int, seed: int) -> float:
+def accuracy(data: Data, chosen: Tensor, steps: int, seed: int) -> float:
     """Held-out, in per cent, of a classifier that is trained on the chosen features, bool ``[features]``."""
     mask = chosen.float()
-    model = train(data, lambda _: mask, [], epochs, seed)
+    model = train(data, lambda _: mask, [], steps, seed)
     with torch.no_grad():
         return 100 * (model(data.test * mask).argmax(1) == data.test_labels).float().mean().item()
 
@@ -108,24 +108,24 @@ def of_largest(scores: Tensor, k: int) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, scores.topk(k).indices, True)
 
 
-def learned(data: Data, k: int, epochs: int, seed: int, *, hard: bool) -> Tensor:
+def learned(data: Data, k: int, steps: int, seed: int, *, hard: bool) -> Tensor:
     logits = torch.zeros(data.train.shape[1], requires_grad=True)
     train(
         data,
         lambda batch: gumbel_ext.relaxed_top_k(logits.expand(batch, -1), k, TAU, hard),
         [logits],
-        epochs,
+        steps,
         seed,
     )
     return of_largest(logits.detach(), k)
 
 
-def univariate(data: Data, k: int, epochs: int, seed: int, *, score: Callable[..., object]) -> Tensor:
+def univariate(data: Data, k: int, steps: int, seed: int, *, score: Callable[..., object]) -> Tensor:
     filter_ = SelectKBest(score, k=k).fit(data.train.numpy(), data.train_labels.numpy())
     return torch.from_numpy(filter_.get_support())
 
 
-def at_random(data: Data, k: int, epochs: int, seed: int) -> Tensor:
+def at_random(data: Data, k: int, steps: int, seed: int) -> Tensor:
     return of_largest(torch.rand(data.train.shape[1], generator=torch.Generator().manual_seed(seed)), k)
 
 
@@ -136,7 +136,7 @@ WAYS: dict[str, Callable[[Data, int, int, int], Tensor]] = {
     "mutual information": partial(univariate, score=partial(mutual_info_classif, random_state=0)),
     "at random": at_random,
 }
-"""(data, k, epochs, seed) -> bool ``[features]``"""
+"""(data, k, steps, seed) -> bool ``[features]``"""
 
 
 @dataclass
@@ -147,18 +147,18 @@ class Results:
     of_all: list[float]  #: with all features
 
 
-def measure(name: str, ks: tuple[int, ...], seeds: range, epochs: int) -> Results:
+def measure(name: str, ks: tuple[int, ...], seeds: range, steps: int) -> Results:
     results = Results(ks, {way: {k: [] for k in ks} for way in WAYS}, {way: {} for way in WAYS}, [])
     with tqdm(total=len(seeds) * len(ks) * len(WAYS), unit="choice") as progress:
         for seed in seeds:
             data = load(name, seed)
             everything = torch.ones(data.train.shape[1], dtype=torch.bool)
-            results.of_all.append(accuracy(data, everything, epochs, seed))
+            results.of_all.append(accuracy(data, everything, steps, seed))
             for k in ks:
                 for way, choose in WAYS.items():
                     progress.set_description(f"seed {seed}, k = {k}, {way}")
-                    chosen = choose(data, k, epochs, seed)
-                    results.accuracy[way][k].append(accuracy(data, chosen, epochs, seed))
+                    chosen = choose(data, k, steps, seed)
+                    results.accuracy[way][k].append(accuracy(data, chosen, steps, seed))
                     results.chosen[way][k] = results.chosen[way].get(k, 0) + chosen.int()
                     progress.update()
     return results
@@ -202,7 +202,7 @@ def draw(name: str, results: Results) -> Figure:
     cells = right.subplots(2, 3).flatten()
     for cell, (way, by_k) in zip(cells, results.chosen.items(), strict=False):
         shown = by_k[k].reshape(SOURCES[name].shape)
-        image = cell.imshow(shown, cmap="viridis", vmin=0, vmax=len(results.of_all))
+        image = cell.imshow(shown, cmap="viridis", vmin=0, vmax=len(results.of_all), aspect="auto")
         cell.set(title=way, xticks=[], yticks=[])
     cells[-1].set_axis_off()
     right.colorbar(image, ax=right.axes, label="seeds")
@@ -213,14 +213,14 @@ def main() -> None:
     parser = recipe.parser(__doc__, "feature_selection.png", seeds=5)
     parser.add_argument("--data", choices=SOURCES, default="digits")
     parser.add_argument("--k", type=int, nargs="+", help="how many features (default: the data's own)")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=500)
     arguments = parser.parse_args()
     options = recipe.options(arguments)
     ks = tuple(arguments.k or SOURCES[arguments.data].ks)
     if options.quick:
-        ks = ks[:1]
-    epochs = 10 if options.quick else arguments.epochs
-    results = measure(arguments.data, ks, options.seeds, epochs)
+        ks = ks[1:2]
+    steps = 200 if options.quick else arguments.steps
+    results = measure(arguments.data, ks, options.seeds, steps)
     print_results(arguments.data, results)
     recipe.save(draw(arguments.data, results), options.out)
 
