@@ -158,7 +158,7 @@ def print_results(results: Results, epochs: int) -> None:
     )
     seeds = len(results.elbo[REFERENCE])
     recipe.print_table(
-        f"held-out ELBO after {epochs} epochs, nats a digit, {seeds} seeds",
+        f"held-out ELBO after {epochs} epochs, nats a digit; seeds: {seeds}",
         ("estimator", "ELBO", f"better than {called(*REFERENCE)!r} by"),
         [
             (

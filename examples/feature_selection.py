@@ -167,8 +167,9 @@ def measure(name: str, ks: tuple[int, ...], seeds: range, steps: int) -> Results
 def print_results(name: str, results: Results) -> None:
     seeds = len(results.of_all)
     header = ("features", *(f"k = {k}" for k in results.ks))
+    of_all = recipe.spread(results.of_all, 1)
     recipe.print_table(
-        f"{name}: held-out accuracy, %, {seeds} seeds; with all features {recipe.spread(results.of_all, 1)}",
+        f"{name.replace('_', ' ')}: held-out accuracy, %; seeds: {seeds}; with all features {of_all}",
         header,
         [(way, *(recipe.spread(values, 1) for values in by_k.values())) for way, by_k in results.accuracy.items()],
     )

@@ -47,10 +47,11 @@ def difference(ours: Sequence[float], theirs: Sequence[float], digits: int = 3) 
     """The mean of the differences, seed by seed, and the half width of its 95 % interval (Student's t)."""
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     count = len(differences)
+    mean = f"{round(statistics.mean(differences), digits) + 0.0:+.{digits}f}"  # no -0
     if count < 2:
-        return f"{differences[0]:+.{digits}f}"
+        return mean
     half = float(student_t.ppf(0.975, count - 1)) * statistics.stdev(differences) / count**0.5
-    return f"{statistics.mean(differences):+.{digits}f} ± {half:.{digits}f}"
+    return f"{mean} ± {half:.{digits}f}"
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -183,7 +183,7 @@ def train(name: str, digits: Digits, epochs: int, seed: int) -> Run:
 def table(runs: dict[str, list[Run]]) -> None:
     accuracy = {name: [100 * run.accuracy[-1] for run in one] for name, one in runs.items()}
     recipe.print_table(
-        f"held-out accuracy, {len(runs[LEARNED])} seeds, each with a split of its own",
+        f"held-out accuracy, each seed with a split of its own; seeds: {len(runs[LEARNED])}",
         ("router", "accuracy, %", f"{LEARNED!r} is better by", "experts used", "products a digit", "parameters"),
         [
             (
