@@ -208,7 +208,7 @@ def draw_information(axes: Axes, results: dict[str, list[Codes]]) -> None:
 
 def draw(runs: dict[str, list[Run]], results: dict[str, list[Codes]], held_out: Speech) -> Figure:
     figure = Figure(figsize=(11, 7.5), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.4))
+    upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.4), squeeze=False)[:, 0]
     example = runs[WAY_SHOWN][0].example
     assert example is not None
     draw_utterance(list(upper.subplots(2, 1, sharex=True, height_ratios=(3, 1))), held_out, example)

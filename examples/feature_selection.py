@@ -22,7 +22,8 @@ from itertools import chain
 import numpy as np
 import recipe
 import torch
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from recipe import COLOURS
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.feature_selection import SelectKBest, f_classif, mutual_info_classif
@@ -84,9 +85,8 @@ def train(data: Data, choose: Callable[[int], Tensor], parameters: list[Tensor],
     torch.manual_seed(seed)
     features, classes = data.train.shape[1], int(data.train_labels.max()) + 1
     model = nn.Sequential(nn.Linear(features, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, classes))
-    optimizer = torch.optim.Adam(
-        [{"params": model.parameters()}, {"params": parameters, "lr": LOGITS_LEARNING_RATE}], LEARNING_RATE
-    )
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    optimizer.add_param_group({"params": parameters, "lr": LOGITS_LEARNING_RATE})
     for _ in range(steps):
         batch = torch.randint(len(data.train), (BATCH,))
         loss = F.cross_entropy(model(data.train[batch] * choose(BATCH)), data.train_labels[batch])
@@ -185,28 +185,35 @@ def print_results(name: str, results: Results) -> None:
     )
 
 
-def draw(name: str, results: Results) -> Figure:
-    """Accuracy by k; and, for the middle k, which features each way chose in how many of the seeds."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.3))
-    axes = left.subplots()
-    for offset, ((way, by_k), colour) in enumerate(zip(results.accuracy.items(), COLOURS, strict=False)):
-        places = [place + (offset - 2) * 0.13 for place in range(len(results.ks)) for _ in results.of_all]
-        axes.scatter(places, list(chain(*by_k.values())), color=colour, s=20, alpha=0.7, linewidth=0, label=way)
-    axes.axhline(np.mean(results.of_all), color="0.5", linestyle=":", label="all features")
+def draw_accuracy(axes: Axes, results: Results) -> None:
+    for way, (name, by_k) in enumerate(results.accuracy.items()):
+        places = [place + (way - 2) * 0.13 for place in range(len(results.ks)) for _ in results.of_all]
+        axes.scatter(places, list(chain(*by_k.values())), color=COLOURS[way], s=20, alpha=0.7, linewidth=0, label=name)
+    axes.axhline(float(np.mean(results.of_all)), color="0.5", linestyle=":", label="all features")
     axes.set_xticks(range(len(results.ks)), [f"k = {k}" for k in results.ks])
     axes.set(ylabel="held-out accuracy, %", title="A dot for each seed")
     axes.legend(fontsize="small", loc="lower right")
     axes.grid(axis="y", alpha=0.3)
+
+
+def draw_chosen(figure: SubFigure, name: str, results: Results) -> None:
+    """For the middle k, which features each way chose in how many of the seeds."""
     k = results.ks[len(results.ks) // 2]
-    right.suptitle(f"{name}, k = {k}: in how many of {len(results.of_all)} seeds a feature is chosen")
-    cells = right.subplots(2, 3).flatten()
+    seeds = len(results.of_all)
+    figure.suptitle(f"{name.replace('_', ' ')}, k = {k}: in how many of {seeds} seeds a feature is chosen")
+    cells = figure.subplots(2, 3).flatten()
     for cell, (way, by_k) in zip(cells, results.chosen.items(), strict=False):
-        shown = by_k[k].reshape(SOURCES[name].shape)
-        image = cell.imshow(shown, cmap="viridis", vmin=0, vmax=len(results.of_all), aspect="auto")
+        image = cell.imshow(by_k[k].reshape(SOURCES[name].shape), vmin=0, vmax=seeds, aspect="auto")
         cell.set(title=way, xticks=[], yticks=[])
     cells[-1].set_axis_off()
-    right.colorbar(image, ax=right.axes, label="seeds")
+    figure.colorbar(image, ax=cells, label="seeds")
+
+
+def draw(name: str, results: Results) -> Figure:
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.3), squeeze=False)[0]
+    draw_accuracy(left.subplots(), results)
+    draw_chosen(right, name, results)
     return figure
 
 
