@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 #: What a case does, and whether noise is part of it.
-WORKS = {"hard": True, "relaxed": True, "index": True, "softmax": False, "straight_through": False}
+WORKS = {
+    "hard": True, "relaxed": True, "index": True, "softmax": False, "straight_through": False, "reinmax": True,
+    "rao": True, "embedding": True,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Case:
     masked: bool = False
     strided: bool = False
     num_samples: int | None = None
+    size: int | None = None  # of the rows of the matrix that an embedding chooses from
     backward: bool = True  # an index has no backward, whatever this says
     quantity: str = "time"  # or "memory": the peak of one step, above what its inputs take
     quick: bool = False  # part of --quick
@@ -61,6 +65,7 @@ class Problem:
     upstream: Tensor = field(repr=False)
     mask: Tensor | None
     tau: float | Tensor
+    weight: Tensor | None
 
     @classmethod
     def build(cls, case: Case, device: str = "cpu") -> Problem:
@@ -74,7 +79,9 @@ class Problem:
             logits = normal(*case.shape[:-1], 2 * case.shape[-1])[..., ::2]
         else:
             logits = normal(*case.shape)
-        upstream = normal(*case.shape) if case.differentiates else torch.empty(0)
+        result = case.shape if case.size is None else (*case.shape[:-1], case.size)
+        upstream = normal(*result) if case.differentiates else torch.empty(0)
+        weight = None if case.size is None else normal(case.shape[-1], case.size).requires_grad_()
         mask: Tensor | None = None
         if case.masked:
             mask = torch.rand(case.shape, generator=generator, device=device) < 0.5
@@ -84,7 +91,7 @@ class Problem:
             rows = list(case.shape)
             rows[case.dim] = 1
             tau = torch.rand(rows, generator=generator, device=device).add_(0.3).requires_grad_(case.differentiates)
-        return cls(case, logits.mul_(2).requires_grad_(case.differentiates), upstream, mask, tau)
+        return cls(case, logits.mul_(2).requires_grad_(case.differentiates), upstream, mask, tau, weight)
 
 
 LARGE = ((4096, 1024), (256, 50257), (16, 151936))
@@ -161,6 +168,18 @@ def _indices() -> list[Case]:
     return rows
 
 
+def _estimators() -> list[Case]:
+    """Other gradients of a draw, and the row of a matrix that it chooses: forward and backward."""
+    shape = (4096, 8192)
+    goal = {"eager": 5.0, "compile": 2.5}
+    return [
+        Case("reinmax 4096x1024", "reinmax", LARGE[0], {"eager": 1.0, "compile": 1.0}),
+        Case("rao of 10 noises 1024x1024", "rao", (1024, 1024), {"eager": 1.0, "compile": 1.0}),
+        Case("embedding 4096x8192x256", "embedding", shape, goal, size=256),
+        Case("memory embedding 4096x8192x256", "embedding", shape, {"eager": 2.0}, size=256, quantity="memory"),
+    ]
+
+
 def _noiseless() -> list[Case]:
     """softmax and straight-through at τ = 0.7, forward and backward."""
     rows = []
@@ -205,4 +224,4 @@ def _scaling() -> list[Case]:
     return rows
 
 
-CASES: list[Case] = [*_training(), *_awkward(), *_indices(), *_noiseless(), *_halves(), *_scaling()]
+CASES: list[Case] = [*_training(), *_awkward(), *_indices(), *_estimators(), *_noiseless(), *_halves(), *_scaling()]

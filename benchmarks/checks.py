@@ -65,6 +65,8 @@ def check_ours(problem: Problem) -> None:
         index = gumbel_ext.gumbel_max(x, dim=case.dim, mask=problem.mask, seed=SEED)
         _require((scores.gather(case.dim, index.unsqueeze(case.dim)) == best).all(), "an index is not the argmax")
         return
+    if case.work in ("reinmax", "rao", "embedding"):
+        return _check_estimated(problem)
     options = {"dim": case.dim, "mask": problem.mask}
     if WORKS[case.work]:
         y = gumbel_ext.gumbel_softmax(x, tau, case.work == "hard", seed=SEED, **options)
@@ -81,6 +83,18 @@ def check_ours(problem: Problem) -> None:
         _close(y.detach(), p.detach(), TOLERANCE[case.dtype], "sample")
     if case.differentiates:
         _check_gradients(problem, y, p, scores, tau64)
+
+
+def _check_estimated(problem: Problem) -> None:
+    """The value is the one-hot sample's, or its product with the matrix; the rest is tests/test_estimators.py's."""
+    case, x = problem.case, problem.logits
+    z = gumbel_ext.gumbel_softmax(x.detach(), hard=True, seed=SEED)
+    if problem.weight is not None:
+        value, _ = gumbel_ext.straight_through_embedding(x, problem.weight, problem.tau, seed=SEED)
+        _close(value.detach(), z @ problem.weight.detach(), TOLERANCE[case.dtype], "rows")
+        return
+    y = gumbel_ext.one_hot_sample(x, problem.tau, estimator=case.work, seed=SEED)
+    _require(torch.equal(y.detach(), z), "not the draw")
 
 
 def _check_gradients(problem: Problem, y: Tensor, p: Tensor, scores: Tensor, tau64: float | Tensor) -> None:
@@ -102,14 +116,16 @@ def check_peer(problem: Problem, outcome: Outcome) -> None:
         rows = problem.logits.detach().movedim(case.dim, -1).shape[:-1]
         _require(sample.shape == rows + ((case.num_samples,) if case.num_samples else ()), "shape of the indices")
         _require((sample >= 0).all() and (sample < case.shape[case.dim]).all(), "an index is out of range")
+    elif case.work == "embedding":
+        _require(sample.shape == problem.upstream.shape, f"shape {tuple(sample.shape)}")
     else:
         _require(sample.shape == problem.logits.shape, f"shape {tuple(sample.shape)}")
-        if case.work in ("hard", "straight_through"):
+        if case.work in ("hard", "straight_through", "reinmax", "rao"):
             _one_hot(sample, case.dim)
         else:
             total = sample.sum(case.dim, dtype=torch.float32)
             _require((total - 1).abs().max() <= (5e-2 if half else 1e-4), "rows do not sum to 1")
-    if WORKS[case.work] and case.dtype in (torch.float32, torch.float64):
+    if WORKS[case.work] and case.work != "embedding" and case.dtype in (torch.float32, torch.float64):
         _check_draws(problem, sample)
     if gradient is not None:
         _require(torch.isfinite(gradient).all(), "the gradient is not finite")

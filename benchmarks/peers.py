@@ -49,14 +49,17 @@ def _side(problem: Problem, sample: Callable[[Tensor], Tensor], note: str = "") 
         kept = result.detach().clone() if keep else result
         result.backward(upstream)
         gradient, logits.grad = logits.grad, None
-        if isinstance(tau, Tensor):
-            tau.grad = None
+        for other in (tau, problem.weight):
+            if isinstance(other, Tensor):
+                other.grad = None
         return kept, gradient
 
     if not problem.case.differentiates:
         return Side(forward, problem.case.logits, forward, note)
     return Side(forward_backward, problem.case.logits, lambda: forward_backward(keep=True), note)
 
+
+NOISES = 10  # of the Rao-Blackwellised estimator
 
 # Ours, and ours beside itself.
 
@@ -66,6 +69,10 @@ def ours(problem: Problem) -> Side:
     work, dim, num_samples = case.work, case.dim, case.num_samples
     if work == "index":
         return _side(problem, lambda x: gumbel_ext.gumbel_max(x, dim=dim, num_samples=num_samples, mask=mask))
+    if work == "embedding":
+        return _side(problem, lambda x: gumbel_ext.straight_through_embedding(x, problem.weight, tau).value)
+    if work in ("reinmax", "rao"):
+        return _side(problem, lambda x: gumbel_ext.one_hot_sample(x, tau, estimator=work, num_noises=NOISES))
     if WORKS[work]:
         hard = work == "hard"
         return _side(problem, lambda x: gumbel_ext.gumbel_softmax(x, tau, hard, dim=dim, mask=mask))
@@ -137,7 +144,29 @@ def _torch_function(problem: Problem) -> Callable[[Tensor], Tensor]:
         p = F.softmax(masked(x), dim=dim)
         return (p / torch.empty_like(p).exponential_()).argmax(dim)
 
+    def reinmax(x: Tensor) -> Tensor:
+        """Liu et al. 2023, algorithm 2."""
+        p = F.softmax(x, dim=-1)
+        z = F.one_hot(torch.multinomial(p, 1).squeeze(-1), x.shape[-1]).to(p.dtype)
+        middle = (z + F.softmax(x / tau, dim=-1)) / 2
+        middle = F.softmax((middle.log() - x).detach() + x, dim=-1)
+        both = 2 * middle - p / 2
+        return both - both.detach() + z
+
+    def rao(x: Tensor) -> Tensor:
+        """Paulus et al. 2021, section 3: all noises at once."""
+        z = F.one_hot(torch.multinomial(F.softmax(x, dim=-1), 1).squeeze(-1), x.shape[-1]).to(x.dtype)
+        with torch.no_grad():
+            e = torch.empty(NOISES, *x.shape, dtype=x.dtype, device=x.device).exponential_()
+            least, total = (z * e).sum(-1, keepdim=True), x.exp().sum(-1, keepdim=True)
+            shift = torch.where(z == 1, total.log() - least.log(), -(e / x.exp() + least / total).log()) - x
+        p = F.softmax((x + shift) / tau, dim=-1).mean(0)
+        return p - p.detach() + z
+
     return {
+        "embedding": lambda x: F.gumbel_softmax(x, tau, hard=True) @ problem.weight,
+        "reinmax": reinmax,
+        "rao": rao,
         "hard": lambda x: F.gumbel_softmax(masked(x), tau, hard=True, dim=dim),
         "relaxed": lambda x: F.gumbel_softmax(masked(x), tau, dim=dim),
         "softmax": lambda x: F.softmax(masked(x) / tau, dim=dim),

@@ -40,6 +40,7 @@ def seeds(*shape: int) -> torch.Tensor:
 
 
 MASK = torch.tensor([True, True, False, True, True])
+ESTIMATED = (None, 0.5, None, 1.0, None, torch.tensor([0, 4, 2]), torch.tensor(1), None, 0, 1, -1, None, False)
 SCHEMAS: Cases = [
     ("softmax", "default", (logits(3, 5), 0.5), {}),
     ("softmax", "default", (logits(3, 5),), {"dim": 0, "mask": MASK[:3, None]}),
@@ -56,6 +57,14 @@ SCHEMAS: Cases = [
     ("gumbel_max", "tau_tensor", (logits(3, 5), rows(3, 1)), {"seed": 1, "num_samples": 2}),
     ("gumbel_max", "seed_tensor", (logits(3, 5), 0.5), {"seed": seeds(3)}),
     ("gumbel_max", "tensors", (logits(3, 5), rows(1, 5)), {"seed": seeds(5), "dim": 0}),
+    ("one_hot_sample", "default", (logits(3, 5), 0.5), {"seed": 1, "mask": MASK, "estimator": "reinmax"}),
+    ("one_hot_sample", "tau_tensor", (logits(3, 5), rows(3, 1)), {"seed": 1, "estimator": "softmax"}),
+    ("one_hot_sample", "seed_tensor", (logits(3, 5), 0.7), {"seed": seeds(3), "estimator": "rao"}),
+    ("straight_through_embedding", "seed_tensor", (logits(3, 5), logits(5, 2)), {"seed": seeds(3)}),
+    ("straight_through_embedding", "tensors", (logits(3, 5), logits(5, 2), rows(3, 1)), {"seed": seeds(3)}),
+    ("one_hot_sample", "tensors", (logits(3, 5), rows(3, 1)), {"seed": seeds(3), "temperature": rows(3, 1)}),
+    ("straight_through_embedding", "default", (logits(3, 5), logits(5, 2), 0.5), {"seed": 1}),
+    ("straight_through_embedding", "tau_tensor", (logits(3, 5), logits(3, 5, 2), rows(3, 1)), {"seed": 1}),
     ("gumbel_noise", "default", ([3, 5],), {"seed": 1, "dtype": torch.float64}),
     ("gumbel_noise", "seed_tensor", ([3, 5],), {"seed": seeds(3)}),
     ("_relaxed", "default", (logits(3, 5), MASK, 0.5, None, True, 1, None, None, -1), {}),
@@ -64,6 +73,11 @@ SCHEMAS: Cases = [
     ("_one_hot", "default", (logits(3, 5, grad=False), None, 0.5, None, False, 1, None, None, 0), {}),
     ("_index", "default", (logits(3, 5), MASK, 0.5, None, 1, None, None, -1, None), {}),
     ("_index", "default", (logits(3, 5), None, 1.0, rows(3, 1), None, seeds(3), None, -1, 3), {}),
+    ("_sample", "default", (logits(3, 5), MASK, 0.5, None, 1.0, rows(3, 1), 1, None, None, -1), {}),
+    ("_one_hot_of", "default", (torch.tensor([0, 4, 2]), logits(3, 5), -1), {}),
+    ("_choice", "default", (logits(5, 2), logits(3, 5), *ESTIMATED), {}),
+    ("_choice", "default", (None, logits(3, 5), *ESTIMATED), {}),
+    ("_estimate", "default", (torch.randn(3, 5), logits(3, 5, grad=False), *ESTIMATED, True, True), {}),
     ("_noise", "default", (torch.empty(3, 5), 1, None, None), {}),
     ("_noise", "default", (torch.empty(3, 5), None, seeds(3), None), {}),
     ("_relaxed", "default", (logits(3, 5), None, 0.5, None, True, 1, None, None, 1, [7, 2, 0]), {}),

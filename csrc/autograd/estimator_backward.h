@@ -4,7 +4,7 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
-#include "../operators.h"
+#include "choice.h"
 #include "node.h"
 #include "tangent.h"
 
@@ -12,33 +12,6 @@ namespace gumbel_ext {
 
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
-
-// EstimatorArguments that hold what they refer to.
-struct Choice {
-  Tensor logits, index;
-  OptionalTensor seed, weight, mask, temperature_rows, tau_rows, row_seeds;
-  double temperature = 1, tau = 1;
-  std::int64_t estimator = 0, num_noises = 1, dim = -1;
-  std::optional<c10::SymDimVector> numbers;
-  bool drawn = false;
-
-  Choice() = default;
-  Choice(const OptionalTensor& weight, const EstimatorArguments& args);
-  EstimatorArguments arguments() const;
-
-  // The gradient for one_hot(index), of the one for the value.
-  Tensor to_one_hot(const Tensor& grad) const;
-  // The value's tangent, of the one of one_hot(index); the other way round.
-  Tensor from_one_hot(const Tensor& tangent) const;
-  // The weight's gradient: a sum over the rows that chose it.
-  Tensor to_weight(const Tensor& grad) const;
-};
-
-// Each row times its matrix, [..., n, m]: rows of shape [..., n] become [..., m]. The matrices' first dimensions
-// broadcast with the rows'.
-Tensor rows_times(const Tensor& rows, const Tensor& matrices);
-// weight[index]; NaN in rows that are marked.
-Tensor chosen_rows(const Tensor& weight, const Tensor& index);
 
 // The gradients for logits, temperature and tau, of one for one_hot(index); by operations that can be differentiated
 // again where something asks for that.
