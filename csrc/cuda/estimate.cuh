@@ -29,10 +29,12 @@ struct CombineSweeps {
   ExponentScale<C> exponent;
 
   __device__ __forceinline__ EstimatedSweep operator()(const EstimatedSweep& a, const EstimatedSweep& b) const {
-    const EstimatedSweep &high = a.max >= b.max ? a : b, &low = a.max >= b.max ? b : a;
-    if (!(low.sum > 0)) return high;
-    const double factor = exponent.relative(low.max, high.max);
-    return {high.max, high.sum + low.sum * factor, high.dot + low.dot * factor};
+    // (Selected number by number: a reference to one of two would have both in memory.)
+    const bool a_is_high = a.max >= b.max;
+    const double max = a_is_high ? a.max : b.max, low_max = a_is_high ? b.max : a.max;
+    const double low_sum = a_is_high ? b.sum : a.sum, low_dot = a_is_high ? b.dot : a.dot;
+    const double factor = low_sum > 0 ? exponent.relative(low_max, max) : 0;
+    return {max, (a_is_high ? a.sum : b.sum) + low_sum * factor, (a_is_high ? a.dot : b.dot) + low_dot * factor};
   }
 };
 
