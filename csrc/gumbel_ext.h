@@ -105,6 +105,16 @@ GUMBEL_EXT_API at::Tensor gumbel_noise(at::IntArrayRef size, const Seed& seed = 
                                        const std::optional<at::Generator>& generator = {},
                                        std::optional<at::ScalarType> dtype = {}, std::optional<at::Device> device = {});
 
+/// Relaxed top-k (Xie, Ermon, "Reparameterizable subset sampling via continuous relaxations", IJCAI 2019): with
+/// a_1 = x + g, for j = 1 ... k, p_j = softmax(a_j / tau) and a_{j+1} = a_j + log(1 - p_j); the result is
+/// p_1 + ... + p_k. With `hard`, the value is exactly 1 at the k largest of x + g, which are a draw of k classes
+/// without replacement, and 0 elsewhere; the gradient is the relaxed result's (straight-through). Where fewer than k
+/// classes are possible, each of them gets 1, and the gradient is 0. Requires: 1 <= k <= the number of classes.
+GUMBEL_EXT_API at::Tensor relaxed_top_k(const at::Tensor& logits, std::int64_t k, const Temperature& tau = 1.0,
+                                        bool hard = false, std::int64_t dim = -1,
+                                        const std::optional<at::Tensor>& mask = {}, const Seed& seed = {},
+                                        const std::optional<at::Generator>& generator = {});
+
 /// What this library was built as and what it runs on.
 struct GUMBEL_EXT_API BuildInfo {
   std::string version;                ///< of gumbel_ext

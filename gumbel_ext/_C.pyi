@@ -30,3 +30,13 @@ def gumbel_noise(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> Tensor: ...
+def relaxed_top_k(
+    logits: Tensor,
+    k: int,
+    tau: float | Tensor,
+    hard: bool,
+    dim: int,
+    mask: Tensor | None,
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor: ...

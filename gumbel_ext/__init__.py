@@ -6,6 +6,8 @@ noise added to logits  relaxed: ``p``        one-hot: ``z - sg(p) + p``        i
 none                   `softmax`             `straight_through`                (`torch.argmax`)
 Gumbel                 `gumbel_softmax`      `gumbel_softmax` (``hard=True``)  `gumbel_max`
 =====================  ====================  ================================  ==================
+
+Of k classes at once, without replacement: `relaxed_top_k`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from gumbel_ext.functional import (
     gumbel_max,
     gumbel_noise,
     gumbel_softmax,
+    relaxed_top_k,
     softmax,
     straight_through,
 )
@@ -40,6 +43,7 @@ __all__ = [
     "gumbel_softmax",
     "nn",
     "ops",
+    "relaxed_top_k",
     "softmax",
     "straight_through",
 ]

@@ -14,7 +14,8 @@ from torch._ops import OpOverload, OpOverloadPacket
 from gumbel_ext import functional
 
 #: The public operators.
-NAMES = ("softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise", "empty_cache")
+NAMES = ("softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise", "empty_cache", "relaxed_top_k")
+_TAU_AT = {"relaxed_top_k": 2}  # which argument the temperature is, where it is not the first after the logits
 
 
 def __getattr__(name: str) -> Any:
@@ -35,7 +36,8 @@ class _Operator(OpOverloadPacket):
     not fit costs some ten microseconds.)"""
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        tau = args[1] if len(args) > 1 else kwargs.get("temperature" if self.__name__ == "gumbel_max" else "tau")
+        at = _TAU_AT.get(self.__name__, 1)
+        tau = args[at] if len(args) > at else kwargs.get("temperature" if self.__name__ == "gumbel_max" else "tau")
         seed = kwargs.get("seed")
         if not (isinstance(tau, _KNOWN) and isinstance(seed, _KNOWN)):
             return super().__call__(*args, **kwargs)  # what stands in for a tensor or a number
@@ -46,18 +48,18 @@ class _Operator(OpOverloadPacket):
         return overload(*args, **kwargs)
 
 
-def _leave_open(overload: OpOverload, of_tensor: OpOverload) -> None:
-    """While a compiler traces `overload` with a temperature that it leaves open, `of_tensor` is traced: in C++ the
-    number would become a constant of the graph, which another number could not use."""
+def _leave_open(overload: OpOverload, of_tensor: OpOverload, at: int) -> None:
+    """While a compiler traces `overload` with a temperature, argument `at`, that it leaves open, `of_tensor` is traced:
+    in C++ the number would become a constant of the graph, which another number could not use."""
     key = torch.DispatchKey.CompositeImplicitAutograd
 
     @overload.py_impl(key)
-    def trace(logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not args or not isinstance(args[0], (torch.SymFloat, torch.SymInt)):
-            return overload._op_dk(key, logits, *args, **kwargs)
+    def trace(*args: Any, **kwargs: Any) -> Tensor:
+        if len(args) <= at or not isinstance(args[at], (torch.SymFloat, torch.SymInt)):
+            return overload._op_dk(key, *args, **kwargs)
         # Of what makes a tensor of a number, compilers leave products alone open.
-        tensor = torch.ones((), dtype=torch.float64, device=logits.device) * args[0]
-        return of_tensor(logits, tensor, *args[1:], **kwargs)
+        tensor = torch.ones((), dtype=torch.float64, device=args[0].device) * args[at]
+        return of_tensor(*args[:at], tensor, *args[at + 1 :], **kwargs)
 
 
 for _name in NAMES:
@@ -65,8 +67,8 @@ for _name in NAMES:
     if len(_packet.overloads()) > 1:
         _packet.__class__ = _Operator
     if hasattr(_packet, "tau_tensor"):
-        _leave_open(_packet.default, _packet.tau_tensor)
+        _leave_open(_packet.default, _packet.tau_tensor, _TAU_AT.get(_name, 1))
     if hasattr(_packet, "tensors"):
-        _leave_open(_packet.seed_tensor, _packet.tensors)
+        _leave_open(_packet.seed_tensor, _packet.tensors, _TAU_AT.get(_name, 1))
     if _function := getattr(functional, _name, None):
         torch.jit._builtins._register_builtin(_function, f"gumbel_ext::{_name}")

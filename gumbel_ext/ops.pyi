@@ -60,6 +60,24 @@ class _GumbelNoise(OpOverloadPacket):
         device: torch.device | None = None,
     ) -> Tensor: ...
 
+class _RelaxedTopK(OpOverloadPacket):
+    default: OpOverload
+    tau_tensor: OpOverload
+    seed_tensor: OpOverload
+    tensors: OpOverload
+    def __call__(
+        self,
+        logits: Tensor,
+        k: int,
+        tau: float | Tensor = 1.0,
+        hard: bool = False,
+        *,
+        dim: int = -1,
+        mask: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor: ...
+
 class _EmptyCache(OpOverloadPacket):
     default: OpOverload
     def __call__(self) -> None: ...
@@ -70,3 +88,4 @@ gumbel_softmax: _GumbelSoftmax
 gumbel_max: _GumbelMax
 gumbel_noise: _GumbelNoise
 empty_cache: _EmptyCache
+relaxed_top_k: _RelaxedTopK

@@ -4,6 +4,7 @@
 #include "rows/forward.h"
 #include "rows/index.h"
 #include "rows/noise.h"
+#include "rows/top_k.h"
 #include "transposed/backward.h"
 #include "transposed/forward.h"
 
@@ -45,7 +46,9 @@ constexpr ElementKernels element_kernels() {
           noise_tile<T>,
           backward_tile<T>,
           backward_combine<T>,
-          backward_finish<T>};
+          backward_finish<T>,
+          top_k_row<T>,
+          top_k_backward_row<T>};
 }
 
 #define GUMBEL_EXT_STRING_(name) #name

@@ -3,6 +3,7 @@
 
 #include "../core/job.h"
 #include "../core/order.h"
+#include "../core/top_k.h"
 #include "plan.h"
 
 namespace gumbel_ext::cpu {
@@ -43,7 +44,19 @@ struct ElementKernels {
   void (*backward_tile)(const BackwardJob&, const Plan&, const GroupState&, std::int64_t tile, Workspace);
   void (*backward_combine)(const BackwardJob&, const GroupState&);
   void (*backward_finish)(const BackwardJob&, const Plan&, const GroupState&, std::int64_t tile, Workspace);
+  // Of a whole row, in memory of top_k_bytes and top_k_backward_bytes.
+  void (*top_k_row)(const TopKJob&, const Plan&, std::int64_t row, Workspace, void* memory);
+  void (*top_k_backward_row)(const TopKBackwardJob&, const Plan&, std::int64_t row, Workspace, void* memory);
 };
+
+// Scores, exponentials and value.
+inline std::int64_t top_k_bytes(const Shape& shape) {
+  return 3 * divide_up(shape.classes, 8) * 64;
+}
+// Gradient, adjoint and exponentials; the scores of every step, and what else is known of it.
+inline std::int64_t top_k_backward_bytes(const Shape& shape, std::int64_t k) {
+  return (3 + k) * divide_up(shape.classes, 8) * 64 + k * std::int64_t(sizeof(TopKStep));
+}
 
 struct KernelTable {
   const char* isa;

@@ -55,6 +55,8 @@ Plan plan_forward(const ForwardJob& job, const ElementTraits& element, std::int6
 Plan plan_index(const IndexJob& job, const Rows& one_hot, const ElementTraits& element, std::int64_t threads);
 Plan plan_noise(const NoiseJob& job, std::int64_t threads);
 Plan plan_backward(const BackwardJob& job, const ElementTraits& element, std::int64_t threads);
+// Of k chained softmaxes: a row at a time, by one thread.
+Plan plan_top_k(const Shape& shape, std::int64_t k, std::int64_t threads);
 
 // For tests: {way, group_rows, in_place, parts, share_tiles} in place of what the tables say, wherever the job allows
 // it; -1, or an empty vector, leaves the choice to the tables. Not to be called while another thread works.

@@ -15,5 +15,7 @@ void run_forward(const ElementKernels& kernels, ForwardJob job, const DrawNoise&
 void run_index(const ElementKernels& kernels, IndexJob job, const DrawNoise& draw);
 void run_noise(const ElementKernels& kernels, NoiseJob job, const DrawNoise& draw);
 void run_backward(const ElementKernels& kernels, const BackwardJob& job);
+void run_top_k(const ElementKernels& kernels, TopKJob job, const DrawNoise& draw);
+void run_top_k_backward(const ElementKernels& kernels, const TopKBackwardJob& job);
 
 }  // namespace gumbel_ext::cpu
