@@ -59,11 +59,12 @@ class Chain {
     Tensor b = at::zeros_like(dy), tau_sum = at::zeros_like(tau_);
     for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) {
       const Tensor pull = dy - b / (1 - step->p);
-      const Tensor dot = (step->relative * pull).sum(dim_, /*keepdim=*/true);
+      const Tensor is_rest = step->relative > 0;
+      const Tensor dot = at::where(is_rest, step->relative * pull, 0).sum(dim_, /*keepdim=*/true);
       const Tensor dy_top = at_one(step->is_top, dy, dim_), b_top = at_one(step->is_top, b, dim_);
       const Tensor flow = step->p_top * (step->complement * (dot - dy_top) + b_top);
-      const Tensor change =
-          at::where(step->is_top, -flow, step->relative * (step->complement * (pull - dot) + flow)) / tau_;
+      const Tensor of_rest = at::where(is_rest, step->relative * (step->complement * (pull - dot) + flow), 0);
+      const Tensor change = at::where(step->is_top, -flow, of_rest) / tau_;
       b = b + change;
       tau_sum = tau_sum - (change * step->exponent).sum(dim_, /*keepdim=*/true);
     }
@@ -107,7 +108,7 @@ class TopKGradient : public torch::autograd::Function<TopKGradient> {
  public:
   static constexpr bool is_traceable = true;
 
-  // `args` and `top` as one value: the function's inputs are the tensors that may have a gradient.
+  // The function's inputs are the tensors that may have a gradient.
   static variable_list forward(AutogradContext* context, const Tensor&, const OptionalTensor& tau_rows,
                                const Arguments* args, const TopK* top) {
     const auto [value, scores] = run_below(*args, *top);
@@ -115,6 +116,7 @@ class TopKGradient : public torch::autograd::Function<TopKGradient> {
     context->saved_data["k"] = top->k;
     context->saved_data["dim"] = args->dim;
     context->saved_data["dtype"] = args->logits.scalar_type();
+    context->saved_data["has_tau"] = tau_rows.has_value();
     context->save_for_backward({scores, tau_rows ? *tau_rows : at::scalar_tensor(args->tau, at::kDouble)});
     return {value, scores};
   }
@@ -123,7 +125,8 @@ class TopKGradient : public torch::autograd::Function<TopKGradient> {
     const auto saved = context->get_saved_variables();
     const Tensor &scores = saved[0], &tau = saved[1];
     const std::int64_t k = context->saved_data["k"].toInt(), dim = context->saved_data["dim"].toInt();
-    const bool need_logits = context->needs_input_grad(0), need_tau = context->needs_input_grad(1);
+    const bool need_logits = context->needs_input_grad(0);
+    const bool need_tau = context->saved_data["has_tau"].toBool() && context->needs_input_grad(1);
     const auto type = context->saved_data["dtype"].toScalarType();
     Tensor grad_logits, grad_tau;
     if (grads[0].defined()) {

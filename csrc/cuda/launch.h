@@ -30,5 +30,7 @@ cudaError_t run(const IndexJob& job, Element element, const Context& context);
 cudaError_t run_one_hot(const ForwardJob& job, Element element, const Context& context);  // without relaxed values
 cudaError_t run(const NoiseJob& job, Element element, const Context& context);
 cudaError_t run(const BackwardJob& job, Element element, const Context& context);
+cudaError_t run(const TopKJob& job, Element element, const Context& context);
+cudaError_t run(const TopKBackwardJob& job, Element element, const Context& context);
 
 }  // namespace gumbel_ext::cuda

@@ -62,6 +62,9 @@ struct Cuda {
   static void run(const BackwardJob& job, Element element) {
     launch(job, element, {});
   }
+  static void run(const TopKBackwardJob& job, Element element) {
+    launch(job, element, {});
+  }
 
  private:
   template <typename Job>

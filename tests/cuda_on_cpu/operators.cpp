@@ -48,6 +48,9 @@ struct CudaOnCpu {
   static void run(const BackwardJob& job, Element element) {
     launch(job, element, {});
   }
+  static void run(const TopKBackwardJob& job, Element element) {
+    launch(job, element, {});
+  }
   template <typename Job>
   static void launch(const Job& job, Element element, const std::function<void()>& before_launch) {
     Tensor memory;
@@ -106,6 +109,8 @@ void take_over() {
   library->impl("_noise", Operators::noise);
   library->impl("_backward", Operators::backward);
   library->impl("_backward_", backward_in_place);
+  library->impl("_top_k", top_k_kernel<Operators::top_k>);
+  library->impl("_top_k_backward", Operators::top_k_backward);
 }
 
 }  // namespace
@@ -123,6 +128,8 @@ TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
   define("_noise", Operators::noise);
   define("_backward", Operators::backward);
   define("_backward_", backward_in_place);
+  define("_top_k", top_k_kernel<Operators::top_k>);
+  define("_top_k_backward", Operators::top_k_backward);
   m.def("take_over", take_over);
   m.def("force_plan", force_plan);
   m.def("set_limits", set_limits);
