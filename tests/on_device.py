@@ -19,7 +19,8 @@ NOT_PROMISED = (
     "follow_the_softmax",
     "test_distribution",  # that identical bits have identical distributions
 )
-OPERATORS = ("_relaxed", "_one_hot", "_one_hot_relaxed", "_index", "_noise", "_backward", "_backward_")
+OPERATORS = ("_relaxed", "_one_hot", "_one_hot_relaxed", "_index", "_noise", "_backward", "_backward_", "_top_k",
+             "_top_k_backward")  # fmt: skip
 _libraries: list[torch.library.Library] = []
 
 

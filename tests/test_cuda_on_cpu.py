@@ -237,7 +237,7 @@ def test_the_tests_of_the_cpu_hold(library: Path) -> None:
 
 def test_hard_inputs(library: Path) -> None:
     """The same of hard inputs, of which these kernels take few in the time."""
-    command = [*on_device.cpu_tests("hard_inputs"), "--hypothesis-profile=few"]
+    command = [*on_device.cpu_tests("hard_inputs", "top_k"), "--hypothesis-profile=few"]
     run(*command, GUMBEL_EXT_TEST_KERNELS=str(library))
 
 
@@ -260,6 +260,9 @@ def run_guarded(path: str) -> None:
                 guarded = fingerprint.guarded(tuple(a.shape), dtype).copy_(relaxed)
                 cuda._backward(guarded, guarded, 0.5, None, dim, True, True)
                 cuda._index(a, m, 0.5, None, 1, None, None, dim, 3)
+                scores = cuda._top_k(a, 1, False, m, 0.5, None, 1, None, None, dim)[1]
+                guarded_scores = fingerprint.guarded(tuple(a.shape), scores.dtype).copy_(scores)
+                cuda._top_k_backward(guarded, guarded_scores, 1, torch.tensor(0.5), dim, True, True)
             cuda._relaxed(x, mask, 0.5, None, True, None, seeds, None, 1)
             cuda._index(x, mask, 0.5, None, None, seeds, None, 1, None)
 

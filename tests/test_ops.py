@@ -77,12 +77,13 @@ def test_an_operator_finds_the_overload_of_its_arguments(name: str) -> None:
     """Without trying others: the error is about one alone."""
     packet = getattr(ops, name)
     first = [2, 3] if name == "gumbel_noise" else torch.randn(2, 3)
-    number = {"seed": 3} if "gumbel" in name else {}
-    arguments: dict[str, tuple[list[Tensor], dict[str, Any]]] = {
-        "default": ([], number),
-        "tau_tensor": ([TAU], number),
-        "seed_tensor": ([], {"seed": SEED}),
-        "tensors": ([TAU], {"seed": SEED}),
+    number = {} if name in ("softmax", "straight_through") else {"seed": 3}
+    leading: list[Any] = [2] if name == "relaxed_top_k" else []
+    arguments: dict[str, tuple[list[Any], dict[str, Any]]] = {
+        "default": (leading, number),
+        "tau_tensor": ([*leading, TAU], number),
+        "seed_tensor": (leading, {"seed": SEED}),
+        "tensors": ([*leading, TAU], {"seed": SEED}),
     }
     for overload in packet.overloads():
         args, kwargs = arguments[overload]

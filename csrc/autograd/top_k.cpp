@@ -1,6 +1,7 @@
 // The gradient of relaxed_top_k (core/top_k.h): by the kernel, from the scores; and by operations that can be
 // differentiated again, in both modes. The scores are an output beside the value, so that they have a gradient of
 // their own: that of logits + noise.
+#include <ATen/functorch/DynamicLayer.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -116,17 +117,19 @@ class TopKGradient : public torch::autograd::Function<TopKGradient> {
     context->saved_data["k"] = top->k;
     context->saved_data["dim"] = args->dim;
     context->saved_data["dtype"] = args->logits.scalar_type();
-    context->saved_data["has_tau"] = tau_rows.has_value();
-    context->save_for_backward({scores, tau_rows ? *tau_rows : at::scalar_tensor(args->tau, at::kDouble)});
+    context->saved_data["tau"] = args->tau;
+    context->save_for_backward(tau_rows ? variable_list{scores, *tau_rows} : variable_list{scores});
     return {value, scores};
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
-    const auto saved = context->get_saved_variables();
-    const Tensor &scores = saved[0], &tau = saved[1];
+    const variable_list saved = context->get_saved_variables();
+    const bool has_tau = saved.size() > 1;
+    const Tensor& scores = saved[0];
+    const Tensor tau = has_tau ? saved[1] : at::scalar_tensor(context->saved_data["tau"].toDouble(), at::kDouble);
     const std::int64_t k = context->saved_data["k"].toInt(), dim = context->saved_data["dim"].toInt();
     const bool need_logits = context->needs_input_grad(0);
-    const bool need_tau = context->saved_data["has_tau"].toBool() && context->needs_input_grad(1);
+    const bool need_tau = has_tau && context->needs_input_grad(1);
     const auto type = context->saved_data["dtype"].toScalarType();
     Tensor grad_logits, grad_tau;
     if (grads[0].defined()) {
@@ -156,8 +159,9 @@ Tensor constant(const Tensor& tensor) {
   return tensor._fw_primal(/*level=*/0).detach();
 }
 
-// In forward mode: the kernel's value, with the derivatives of the chain.
-std::tuple<Tensor, Tensor> with_tangent(const Arguments& args, const TopK& top) {
+// In forward mode, and under torch.func, where no function of C++ may be: the kernel's value, with the derivatives of
+// the chain.
+std::tuple<Tensor, Tensor> with_chain(const Arguments& args, const TopK& top) {
   auto [value, scores] = run_below(args, top);
   const Tensor logits = args.logits.to(scores.scalar_type());
   scores = scores + at::where(scores > -kInfinity, logits - constant(logits), 0);
@@ -168,8 +172,10 @@ std::tuple<Tensor, Tensor> with_tangent(const Arguments& args, const TopK& top) 
 
 std::tuple<Tensor, Tensor> top_k_autograd(const Arguments& args, const TopK& top) {
   const Tensor tau_rows = args.tau_rows.value_or(Tensor());
-  if (has_tangent(args.logits) || has_tangent(tau_rows)) return with_tangent(args, top);
-  if (!torch::autograd::compute_requires_grad(args.logits, tau_rows)) return run_below(args, top);
+  const bool in_forward_mode = has_tangent(args.logits) || has_tangent(tau_rows);
+  const bool in_reverse_mode = torch::autograd::compute_requires_grad(args.logits, tau_rows);
+  if (!in_forward_mode && !in_reverse_mode) return run_below(args, top);
+  if (in_forward_mode || at::functorch::maybeCurrentDynamicLayer()) return with_chain(args, top);
   const variable_list outputs = TopKGradient::apply(args.logits, args.tau_rows, &args, &top);
   return {outputs[0], outputs[1]};
 }
