@@ -12,8 +12,9 @@ template <auto op, typename... Rest>
 auto in_float32(const Arguments& args, const Rest&... rest) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::AutocastCUDA);
   const at::Tensor logits = at::autocast::cached_cast(at::kFloat, args.logits, at::kCUDA);
-  return call(op(), {logits, args.mask, args.tau, args.tau_rows, args.noise, args.seed, args.row_seeds, args.generator,
-                     args.dim, args.numbers, args.call},
+  return call(op(),
+              {logits, args.mask, args.tau, args.tau_rows, args.noise, args.seed, args.row_seeds, args.generator,
+               args.dim, args.numbers, args.call},
               rest...);
 }
 

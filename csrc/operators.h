@@ -115,10 +115,12 @@ inline const auto& backward_in_place_operator() {
 
 // The value, and logits + noise, -infinity where the mask is false, in the working precision: of which the gradient is
 // made.
-using TopKSignature = std::tuple<at::Tensor, at::Tensor>(
-    const at::Tensor& logits, std::int64_t k, bool hard, const OptionalTensor& mask, double tau,
-    const OptionalTensor& tau_rows, OptionalSeed seed, const OptionalTensor& row_seeds,
-    const OptionalGenerator& generator, std::int64_t dim, OptionalNumbers numbers, std::int64_t call);
+using TopKSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& logits, std::int64_t k, bool hard,
+                                                         const OptionalTensor& mask, double tau,
+                                                         const OptionalTensor& tau_rows, OptionalSeed seed,
+                                                         const OptionalTensor& row_seeds,
+                                                         const OptionalGenerator& generator, std::int64_t dim,
+                                                         OptionalNumbers numbers, std::int64_t call);
 // The gradients with respect to the logits, and to tau, one a row (size 1 along dim, float64). Either is undefined
 // where it is not needed.
 using TopKBackwardSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& grad, const at::Tensor& scores,
@@ -136,9 +138,8 @@ std::tuple<at::Tensor, at::Tensor> top_k_kernel(const at::Tensor& logits, std::i
                                                 OptionalSeed seed, const OptionalTensor& row_seeds,
                                                 const OptionalGenerator& generator, std::int64_t dim,
                                                 OptionalNumbers numbers, std::int64_t call) {
-  return kernel(
-      Arguments{logits, mask, tau, tau_rows, /*noise=*/true, seed, row_seeds, generator, dim, numbers, call},
-      TopK{k, hard});
+  return kernel(Arguments{logits, mask, tau, tau_rows, /*noise=*/true, seed, row_seeds, generator, dim, numbers, call},
+                TopK{k, hard});
 }
 inline std::tuple<at::Tensor, at::Tensor> call(const c10::TypedOperatorHandle<TopKSignature>& op, const Arguments& args,
                                                const TopK& top) {

@@ -101,7 +101,9 @@ class Chain:
             dot = (r * pull * rounded).sum(-1, keepdims=True)
             flow = of_one(is_top, p) * (q * (dot - of_one(is_top, dy * rounded)) + of_one(is_top, b * rounded))
             change = np.where(is_top, -flow, r * (q * (pull - dot) + flow)) / self.tau
-            part = np.where(is_top, q * p, r * q) * (np.abs(pull) + (r * np.abs(pull)).sum(-1, keepdims=True)) / self.tau
+            part = (
+                np.where(is_top, q * p, r * q) * (np.abs(pull) + (r * np.abs(pull)).sum(-1, keepdims=True)) / self.tau
+            )
             b, size = b + change, size + part
             tau_sum = tau_sum - np.where(change == 0, 0, change * exponent).sum(-1, keepdims=True)
             tau_size = tau_size + np.where(part == 0, 0, part * np.abs(exponent)).sum(-1, keepdims=True)
@@ -111,7 +113,9 @@ class Chain:
 COUNTS = st.integers(1, 7)
 SETTLED = Problem((3, 5), logits=Numbers(("normal",), holes=0.6), taus=(0.01,))
 ALL = Problem((4, 6), logits=Numbers(("normal",), 2), taus=(0.01,))
-FAR = Problem((3, 5), dtype=torch.float64, logits=Numbers(("signs", "normal"), 1023), taus=(1.0, 0.3), tau_dtype=torch.float64)
+FAR = Problem(
+    (3, 5), dtype=torch.float64, logits=Numbers(("signs", "normal"), 1023), taus=(1.0, 0.3), tau_dtype=torch.float64
+)
 TIES = Problem((2, 9), logits=Numbers(("equal",), 100), taus=(0.01,))
 WIDE = Problem((2, 4097), 1, logits=Numbers(("normal",)), taus=(0.05, 2.0), tau_dtype=torch.float32)
 HUGE = Problem((3, 7), dtype=torch.float64, logits=Numbers(("normal",), 1022), taus=(1e308,))
@@ -153,8 +157,9 @@ def test_k_hot(problem: Problem, count: int) -> None:
     x, scores = problem.x(), scores_of(problem)
     k = min(count, scores.shape[1])
     expected = np.where(kinds_of_rows(scores, k)[0], np.nan, k_hot(np.nan_to_num(scores, nan=0.0, neginf=-INF), k))
+    tau, mask, seeds = problem.tau(), problem.mask(), problem.seeds()
     for logits in (x, x.detach().requires_grad_()):
-        found = relaxed_top_k(logits, k, problem.tau(), True, dim=problem.dim, mask=problem.mask(), seed=problem.seeds())
+        found = relaxed_top_k(logits, k, tau, True, dim=problem.dim, mask=mask, seed=seeds)
         assert reference.differing(found.detach().double(), reference.from_rows(expected, x, problem.dim)) == 0
 
 

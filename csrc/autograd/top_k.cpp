@@ -78,8 +78,7 @@ class Chain {
   Tensor add_step(const Tensor& a) {
     constexpr double kReach = -800;  // exponents below it have no exponential
     const Tensor found = a.detach();
-    const Tensor is_top =
-        at::zeros_like(found, at::kBool).scatter(dim_, found.argmax(dim_, /*keepdim=*/true), true);
+    const Tensor is_top = at::zeros_like(found, at::kBool).scatter(dim_, found.argmax(dim_, /*keepdim=*/true), true);
     const Tensor second = found.masked_fill(is_top, -kInfinity).amax(dim_, /*keepdim=*/true);
     const Tensor has_rest = second > -kInfinity, origin = at::where(has_rest, second, 0);
     const Tensor in_reach = at::logical_and((found - origin) / tau_.detach() > kReach, at::logical_not(is_top));
@@ -88,8 +87,8 @@ class Chain {
     const Tensor some = at::where(has_rest, sum, 1), top = at_one(is_top, a, dim_), gap = (top - origin) / tau_;
     const Tensor far = gap > -kReach, ratio = at::where(far, 0, at::exp(-at::where(far, 0, gap)));
     const Tensor rest = at::where(has_rest, ratio * sum, 0), p_top = 1 / (1 + rest), near = p_top <= 0.5;
-    const Tensor log_complement = at::where(near, at::log1p(-at::where(near, p_top, 0)),
-                                            at::log(some) - gap - at::log1p(rest));
+    const Tensor log_complement =
+        at::where(near, at::log1p(-at::where(near, p_top, 0)), at::log(some) - gap - at::log1p(rest));
     const Tensor p = at::where(has_rest, e * (ratio / (1 + rest)), 0);
     steps_.push_back({is_top, e / some, at::where(is_top, gap, exponent), p, p_top, rest / (1 + rest)});
     return at::where(is_top, top + log_complement, a + at::log1p(-p));
@@ -146,8 +145,8 @@ class TopKGradient : public torch::autograd::Function<TopKGradient> {
   static std::tuple<Tensor, Tensor> of_value(const Tensor& grad, const Tensor& scores, std::int64_t k,
                                              const Tensor& tau, std::int64_t dim, bool need_logits, bool need_tau) {
     const bool has_graph = grad.requires_grad() || scores.requires_grad() || tau.requires_grad();
-    const bool is_differentiated = (at::GradMode::is_enabled() && has_graph) || has_tangent(grad) ||
-                                   has_tangent(scores) || has_tangent(tau);
+    const bool is_differentiated =
+        (at::GradMode::is_enabled() && has_graph) || has_tangent(grad) || has_tangent(scores) || has_tangent(tau);
     if (is_differentiated) return Chain(scores, tau, k, dim).gradients(grad);
     const at::AutoDispatchBelowADInplaceOrView guard;
     return top_k_backward_operator().call(grad, scores, k, tau, dim, need_logits, need_tau);

@@ -48,12 +48,12 @@ struct RelativeExponential {
 
 // A step, once its sums are known.
 struct TopKStep {
-  std::int64_t index = -1;      // of the top
-  double top = 0, second = 0;   // the largest scores, of all and of the rest; -infinity where there is no rest
-  double sum = 0;               // of the rest's exponentials, relative to `second`
-  double p = 1, complement = 0; // of the top, and 1 - p
-  double factor = 0;            // times a class's exponential: its p
-  double next = 0;              // the top's next score
+  std::int64_t index = -1;       // of the top
+  double top = 0, second = 0;    // the largest scores, of all and of the rest; -infinity where there is no rest
+  double sum = 0;                // of the rest's exponentials, relative to `second`
+  double p = 1, complement = 0;  // of the top, and 1 - p
+  double factor = 0;             // times a class's exponential: its p
+  double next = 0;               // the top's next score
 
   TopKStep() = default;
   GUMBEL_EXT_INLINE TopKStep(std::int64_t index, double top, double second, double sum, double tau,

@@ -1,4 +1,5 @@
-// The relaxed top-k of a row and its gradient (core/top_k.h), and the k-hot: a block a row, in working memory of its own.
+// The relaxed top-k of a row and its gradient (core/top_k.h), and the k-hot: a block a row, in working memory of its
+// own.
 //
 // A thread's classes are the packs number rank, rank + size, ... of the row; no other thread reads what it keeps of
 // them, so that all passes over a row wait for each other only where a number of the whole row is combined.
@@ -159,9 +160,8 @@ __global__ void __launch_bounds__(kTopKThreads, 2)
       const RelativeExponential exponential(tau);
       for (std::int64_t j = 0; j < job.k; ++j) {
         const TopKStep step = begin_step(scores, exponentials, shape, tau, exponential, team);
-        for_my_classes(team, shape, [&](std::int64_t k) {
-          value[k] += k == step.index ? step.p : exponentials[k] * step.factor;
-        });
+        for_my_classes(team, shape,
+                       [&](std::int64_t k) { value[k] += k == step.index ? step.p : exponentials[k] * step.factor; });
         if (j + 1 < job.k) end_step(scores, scores, exponentials, shape, step, team);
       }
     }
@@ -196,8 +196,7 @@ __device__ __forceinline__ double adjoint_step(double* adjoint, const double* gr
   for_my_classes(team, shape, [&](std::int64_t k) {
     const double e = exponentials[k];
     const bool is_top = k == step.index;
-    const double change =
-        is_top ? -of.flow : of.rest(e * inverse, TopKAdjoint::pull(grad[k], adjoint[k], e * factor));
+    const double change = is_top ? -of.flow : of.rest(e * inverse, TopKAdjoint::pull(grad[k], adjoint[k], e * factor));
     if (change != 0) tau_sum += change * ((is_top ? step.top : scores[k]) - step.second);
     adjoint[k] = TopKAdjoint::bounded(adjoint[k] + change / tau);
   });

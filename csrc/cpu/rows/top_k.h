@@ -117,10 +117,10 @@ GUMBEL_EXT_INLINE TopKStep begin_step(double* scores, double* exponentials, std:
   scores[index] = -__builtin_inf();
   const double second = largest_of(scores, n);
   exponentiate_rest(exponentials, scores, n, second, exponential);
-  const double sum = sum_chunks<double>(n / kLanes<double>, [&](std::int64_t chunk, auto) __attribute__((
-                                                                always_inline)) {
-    return load(exponentials + chunk * kLanes<double>);
-  });
+  const double sum =
+      sum_chunks<double>(n / kLanes<double>, [&](std::int64_t chunk, auto) __attribute__((always_inline)) {
+        return load(exponentials + chunk * kLanes<double>);
+      });
   return TopKStep(index, top, second, sum, tau, exponential);
 }
 
