@@ -8,8 +8,8 @@
 ///   g = 0          softmax                  straight_through
 ///   g ~ Gumbel     gumbel_softmax           gumbel_softmax(hard = true)       index z: gumbel_max
 ///
-/// where sg stops the gradient: every differentiable function here has softmax's gradient,
-/// dx = p * (dy - <p, dy>) / tau.
+/// where sg stops the gradient: every differentiable function of this table has softmax's gradient,
+/// dx = p * (dy - <p, dy>) / tau. Of k classes at once: relaxed_top_k.
 ///
 /// Common to all functions:
 ///   logits   float32, float64, float16 or bfloat16; any strides. Results have its shape and dtype

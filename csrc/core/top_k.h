@@ -97,8 +97,8 @@ struct TopKAdjoint {
   }
 };
 
-// A power of two that scales numbers of which this is the largest to kGradientExponent; 1 for those that are zero or
-// not finite.
+// The exponent of a power of two that scales numbers, of which this is the largest size, to about 2^kGradientExponent;
+// 0 where that is zero or not finite.
 GUMBEL_EXT_INLINE int gradient_exponent(double largest) {
   if (largest == 0 || !(largest - largest == 0)) return 0;
   constexpr int kBias = 1023;
