@@ -7,13 +7,15 @@
 namespace gumbel_ext {
 namespace {
 
-// call(op(), args) with the logits as float32.
-template <auto op>
-auto in_float32(const Arguments& args) {
+// call(op(), args, rest...) with the logits as float32.
+template <auto op, typename... Rest>
+auto in_float32(const Arguments& args, const Rest&... rest) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::AutocastCUDA);
   const at::Tensor logits = at::autocast::cached_cast(at::kFloat, args.logits, at::kCUDA);
-  return call(op(), {logits, args.mask, args.tau, args.tau_rows, args.noise, args.seed, args.row_seeds, args.generator,
-                     args.dim, args.numbers, args.call});
+  return call(op(),
+              {logits, args.mask, args.tau, args.tau_rows, args.noise, args.seed, args.row_seeds, args.generator,
+               args.dim, args.numbers, args.call},
+              rest...);
 }
 
 at::Tensor choice_in_float32(const OptionalTensor& weight, const EstimatorArguments& args) {
@@ -31,6 +33,7 @@ TORCH_LIBRARY_IMPL(gumbel_ext, AutocastCUDA, m) {
   m.impl("_one_hot", forward_kernel<in_float32<one_hot_operator>>);
   m.impl("_choice", choice_kernel<choice_in_float32>);
   m.impl("_one_hot_relaxed", forward_kernel<in_float32<one_hot_relaxed_operator>>);
+  m.impl("_top_k", top_k_kernel<in_float32<top_k_operator, TopK>>);
 }
 
 }  // namespace gumbel_ext

@@ -191,4 +191,30 @@ inline std::int64_t check_backward(const at::Tensor& grad, const at::Tensor& rel
   return at::maybe_wrap_dim(dim, relaxed.dim());
 }
 
+// How many of the classes along `dim`, counted from the front, are chosen.
+inline void check_k(const at::Tensor& logits, std::int64_t dim, std::int64_t k) {
+  const c10::SymInt classes = logits.dim() > 0 ? logits.sym_size(dim) : c10::SymInt(1);
+  TORCH_CHECK_VALUE(k >= 1 && classes >= k, "k: expected 1 <= k <= ", classes, ", the number of classes along dim ",
+                    dim, ", got ", k);
+}
+
+// The type of the scores that are kept: the working precision.
+inline at::ScalarType scores_type(at::ScalarType logits) {
+  return logits == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// The gradient of relaxed_top_k: tensors that autograd passes; returns `dim` counted from the front.
+inline std::int64_t check_top_k_backward(const at::Tensor& grad, const at::Tensor& scores, std::int64_t k,
+                                         const at::Tensor& tau, std::int64_t dim) {
+  check_logits(grad);
+  TORCH_CHECK_VALUE(grad.sym_sizes() == scores.sym_sizes() && scores_type(grad.scalar_type()) == scores.scalar_type(),
+                    "scores: expected shape ", grad.sym_sizes(), " and dtype ", scores_type(grad.scalar_type()),
+                    ", got shape ", scores.sym_sizes(), " and dtype ", scores.scalar_type());
+  check_same_device("scores", scores, grad);
+  dim = at::maybe_wrap_dim(dim, grad.dim());
+  check_k(grad, dim, k);
+  check_temperature_rows("tau", tau, grad, dim);
+  return dim;
+}
+
 }  // namespace gumbel_ext

@@ -264,6 +264,41 @@ struct DeviceOperators {
     return grad_tau;
   }
 
+  static std::tuple<Tensor, Tensor> top_k(const Arguments& args, const TopK& top) {
+    const Inputs inputs(args, "tau", /*may_be_zero=*/false);
+    check_k(args.logits, inputs.dim, top.k);
+    const auto type = scores_type(args.logits.scalar_type());
+    const Tensor like = at::empty({}, args.logits.options().dtype(type)).expand(args.logits.sizes());
+    Tensor out = Device::new_like(args.logits), scores = Device::new_like(like);
+    Device::run(TopKJob{inputs.scores, inputs.tau, top.k, top.hard, output_rows_of(out, inputs.dim),
+                        output_rows_of(scores, inputs.dim)},
+                element_of(args.logits), inputs.draw());
+    return {out, scores};
+  }
+
+  static std::tuple<Tensor, Tensor> top_k_backward(const Tensor& grad, const Tensor& scores, std::int64_t k,
+                                                   const Tensor& tau, std::int64_t dim, bool need_logits,
+                                                   bool need_tau) {
+    dim = check_top_k_backward(grad, scores, k, tau, dim);
+    if (!need_logits && !need_tau) return {};
+    const typename Device::Guard guard(grad.device());
+    TopKBackwardJob job;
+    job.shape = shape_of(grad, dim);
+    job.k = k;
+    job.grad = rows_of(grad, dim);
+    job.scores = rows_of(scores, dim);
+    Tensor row_taus, grad_logits, grad_tau;
+    job.tau = row_scalar(1, tau, grad, dim, row_taus);
+    if (need_logits) job.grad_logits = output_rows_of(grad_logits = Device::new_like(grad), dim);
+    if (need_tau) {
+      const auto shape = row_shape(grad, dim);
+      grad_tau = at::zeros(C10_AS_INTARRAYREF_SLOW(shape), grad.options().dtype(at::kDouble));
+      job.grad_tau = grad_tau.template mutable_data_ptr<double>();
+    }
+    Device::run(job, element_of(grad));
+    return {grad_logits, grad_tau};
+  }
+
   static void implement(torch::Library& library) {
     library.impl("_relaxed", forward_kernel<relaxed>);
     library.impl("_one_hot", forward_kernel<one_hot>);
@@ -275,6 +310,8 @@ struct DeviceOperators {
     library.impl("_noise", noise);
     library.impl("_backward", backward);
     library.impl("_backward_", backward_in_place);
+    library.impl("_top_k", top_k_kernel<top_k>);
+    library.impl("_top_k_backward", top_k_backward);
   }
 };
 

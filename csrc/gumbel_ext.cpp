@@ -77,6 +77,15 @@ at::Tensor index(const at::Tensor& logits, const Temperature& temperature, std::
               num_samples);
 }
 
+at::Tensor top_k(const at::Tensor& logits, const TopK& top, const Temperature& tau, std::int64_t dim,
+                 const OptionalTensor& mask, const SymSeed& seed, const OptionalGenerator& generator) {
+  check_kind(logits, "tau", tau, mask, seed);
+  const std::int64_t number = number_of_call(seed.number, seed.rows);
+  return std::get<0>(call(
+      top_k_operator(),
+      {logits, mask, tau.number, tau.rows, /*noise=*/true, seed.number, seed.rows, generator, dim, {}, number}, top));
+}
+
 at::Tensor noise(c10::SymIntArrayRef size, const SymSeed& seed, const OptionalGenerator& generator,
                  std::optional<at::ScalarType> dtype, std::optional<at::Device> device) {
   const auto options = at::TensorOptions().dtype(dtype).device(device);
@@ -116,6 +125,12 @@ at::Tensor gumbel_noise(at::IntArrayRef size, const Seed& seed, const OptionalGe
                         std::optional<at::ScalarType> dtype, std::optional<at::Device> device) {
   GUMBEL_EXT_PROFILED("gumbel_noise");
   return noise(c10::fromIntArrayRefSlow(size), seed, generator, dtype, device);
+}
+
+at::Tensor relaxed_top_k(const at::Tensor& logits, std::int64_t k, const Temperature& tau, bool hard, std::int64_t dim,
+                         const OptionalTensor& mask, const Seed& seed, const OptionalGenerator& generator) {
+  GUMBEL_EXT_PROFILED("relaxed_top_k", logits);
+  return top_k(logits, {k, hard}, tau, dim, mask, seed, generator);
 }
 
 std::string version() {
@@ -175,6 +190,11 @@ at::Tensor gumbel_noise_overload(c10::SymIntArrayRef size, SeedArgument seed, co
                                  std::optional<at::ScalarType> dtype, std::optional<at::Device> device) {
   return noise(size, seed, generator, dtype, device);
 }
+template <typename Tau, typename SeedArgument>
+at::Tensor relaxed_top_k_overload(const at::Tensor& logits, std::int64_t k, Tau tau, bool hard, std::int64_t dim,
+                                  const OptionalTensor& mask, SeedArgument seed, const OptionalGenerator& generator) {
+  return top_k(logits, {k, hard}, to_temperature("tau", tau), dim, mask, seed, generator);
+}
 
 void implement(torch::Library& m) {
   m.impl("softmax", softmax_overload<Number>);
@@ -191,6 +211,10 @@ void implement(torch::Library& m) {
   m.impl("gumbel_max.tensors", gumbel_max_overload<PerRow, PerRow>);
   m.impl("gumbel_noise", gumbel_noise_overload<OptionalSeed>);
   m.impl("gumbel_noise.seed_tensor", gumbel_noise_overload<PerRow>);
+  m.impl("relaxed_top_k", relaxed_top_k_overload<Number, OptionalSeed>);
+  m.impl("relaxed_top_k.tau_tensor", relaxed_top_k_overload<PerRow, OptionalSeed>);
+  m.impl("relaxed_top_k.seed_tensor", relaxed_top_k_overload<Number, PerRow>);
+  m.impl("relaxed_top_k.tensors", relaxed_top_k_overload<PerRow, PerRow>);
 }
 
 }  // namespace

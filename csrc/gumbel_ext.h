@@ -8,8 +8,8 @@
 ///   g = 0          softmax                  straight_through
 ///   g ~ Gumbel     gumbel_softmax           gumbel_softmax(hard = true)       index z: gumbel_max
 ///
-/// where sg stops the gradient: every differentiable function here has softmax's gradient,
-/// dx = p * (dy - <p, dy>) / tau.
+/// where sg stops the gradient: every differentiable function of this table has softmax's gradient,
+/// dx = p * (dy - <p, dy>) / tau. Of k classes at once: relaxed_top_k.
 ///
 /// Common to all functions:
 ///   logits   float32, float64, float16 or bfloat16; any strides. Results have its shape and dtype
@@ -141,6 +141,16 @@ GUMBEL_EXT_API Embedded straight_through_embedding(const at::Tensor& logits, con
                                                    const std::optional<at::Tensor>& mask = {}, const Seed& seed = {},
                                                    const std::optional<at::Generator>& generator = {},
                                                    std::int64_t num_noises = 10);
+
+/// Relaxed top-k (Xie, Ermon, "Reparameterizable subset sampling via continuous relaxations", IJCAI 2019): with
+/// a_1 = x + g, for j = 1 ... k, p_j = softmax(a_j / tau) and a_{j+1} = a_j + log(1 - p_j); the result is
+/// p_1 + ... + p_k. With `hard`, the value is exactly 1 at the k largest of x + g, which are a draw of k classes
+/// without replacement, and 0 elsewhere; the gradient is the relaxed result's (straight-through). Where fewer than k
+/// classes are possible, each of them gets 1, and the gradient is 0. Requires: 1 <= k <= the number of classes.
+GUMBEL_EXT_API at::Tensor relaxed_top_k(const at::Tensor& logits, std::int64_t k, const Temperature& tau = 1.0,
+                                        bool hard = false, std::int64_t dim = -1,
+                                        const std::optional<at::Tensor>& mask = {}, const Seed& seed = {},
+                                        const std::optional<at::Generator>& generator = {});
 
 /// What this library was built as and what it runs on.
 struct GUMBEL_EXT_API BuildInfo {

@@ -65,6 +65,18 @@ Gradients estimate_meta(const Tensor& grad, const EstimatorArguments& args, bool
   return {new_like(args.logits), need_temperature ? rows() : Tensor(), need_tau ? rows() : Tensor()};
 }
 
+std::tuple<Tensor, Tensor> top_k_meta(const Arguments& args, const TopK& top) {
+  check_k(args.logits, check_arguments(args, "tau", /*may_be_zero=*/false), top.k);
+  const auto scores = args.logits.options().dtype(scores_type(args.logits.scalar_type()));
+  return {new_like(args.logits), at::empty_symint(args.logits.sym_sizes(), scores)};
+}
+
+std::tuple<Tensor, Tensor> top_k_backward_meta(const Tensor& grad, const Tensor& scores, std::int64_t k,
+                                               const Tensor& tau, std::int64_t dim, bool need_logits, bool need_tau) {
+  dim = check_top_k_backward(grad, scores, k, tau, dim);
+  return backward_meta(grad, grad, /*tau=*/1, tau, dim, need_logits, need_tau);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(gumbel_ext, Meta, m) {
@@ -78,6 +90,8 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Meta, m) {
   m.impl("_noise", noise_meta);
   m.impl("_backward", backward_meta);
   m.impl("_backward_", backward_in_place_meta);
+  m.impl("_top_k", top_k_kernel<top_k_meta>);
+  m.impl("_top_k_backward", top_k_backward_meta);
 }
 
 }  // namespace gumbel_ext

@@ -194,4 +194,49 @@ inline const auto& backward_in_place_operator() {
   return op;
 }
 
+// ---- Relaxed top-k --------------------------------------------------------------------------------------------------
+
+// The value, and logits + noise, -infinity where the mask is false, in the working precision: of which the gradient is
+// made.
+using TopKSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& logits, std::int64_t k, bool hard,
+                                                         const OptionalTensor& mask, double tau,
+                                                         const OptionalTensor& tau_rows, OptionalSeed seed,
+                                                         const OptionalTensor& row_seeds,
+                                                         const OptionalGenerator& generator, std::int64_t dim,
+                                                         OptionalNumbers numbers, std::int64_t call);
+// The gradients with respect to the logits, and to tau, one a row (size 1 along dim, float64). Either is undefined
+// where it is not needed.
+using TopKBackwardSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& grad, const at::Tensor& scores,
+                                                                 std::int64_t k, const at::Tensor& tau,
+                                                                 std::int64_t dim, bool need_logits, bool need_tau);
+
+struct TopK {
+  std::int64_t k;
+  bool hard;
+};
+
+template <auto kernel>
+std::tuple<at::Tensor, at::Tensor> top_k_kernel(const at::Tensor& logits, std::int64_t k, bool hard,
+                                                const OptionalTensor& mask, double tau, const OptionalTensor& tau_rows,
+                                                OptionalSeed seed, const OptionalTensor& row_seeds,
+                                                const OptionalGenerator& generator, std::int64_t dim,
+                                                OptionalNumbers numbers, std::int64_t call) {
+  return kernel(Arguments{logits, mask, tau, tau_rows, /*noise=*/true, seed, row_seeds, generator, dim, numbers, call},
+                TopK{k, hard});
+}
+inline std::tuple<at::Tensor, at::Tensor> call(const c10::TypedOperatorHandle<TopKSignature>& op, const Arguments& args,
+                                               const TopK& top) {
+  return op.call(args.logits, top.k, top.hard, args.mask, args.tau, args.tau_rows, args.seed, args.row_seeds,
+                 args.generator, args.dim, args.numbers, args.call);
+}
+
+inline const auto& top_k_operator() {
+  static const auto op = find_operator<TopKSignature>("gumbel_ext::_top_k");
+  return op;
+}
+inline const auto& top_k_backward_operator() {
+  static const auto op = find_operator<TopKBackwardSignature>("gumbel_ext::_top_k_backward");
+  return op;
+}
+
 }  // namespace gumbel_ext

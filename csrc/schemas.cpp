@@ -109,6 +109,19 @@ TORCH_LIBRARY(gumbel_ext, m) {
       false);
   define("_backward_(Tensor grad, Tensor(a!) relaxed, float tau, Tensor? tau_rows, int dim, bool need_tau) -> Tensor",
          false);
+
+  for (const auto& [name, temperature, seed] : overloads)
+    define("relaxed_top_k" + name + "(Tensor logits, int k, " + named(temperature, "tau") +
+               ", bool hard=False, *, int dim=-1, Tensor? mask=None, " + seed +
+               ", Generator? generator=None) -> Tensor",
+           true);
+  define("_top_k(Tensor logits, int k, bool hard, Tensor? mask, float tau, Tensor? tau_rows, " + source + ", int dim" +
+             numbers + ") -> (Tensor, Tensor)",
+         true);
+  define(
+      "_top_k_backward(Tensor grad, Tensor scores, int k, Tensor tau, int dim, bool need_logits, bool need_tau) -> "
+      "(Tensor, Tensor)",
+      false);
 }
 
 }  // namespace gumbel_ext

@@ -223,6 +223,21 @@ std::tuple<Tensor, Tensor> backward_vmap(const Tensor& grad, const Tensor& relax
   return {batch.result(grad_logits), batch.result(grad_tau)};
 }
 
+std::tuple<Tensor, Tensor> top_k_vmap(const Arguments& args, const TopK& top) {
+  check_k(args.logits, check_arguments(args, "tau", /*may_be_zero=*/false), top.k);
+  const NoisyBatch batch(args);
+  const auto [value, scores] = batch.call_whole(top_k_operator(), args, top);
+  return {batch.result(value), batch.result(scores)};
+}
+
+std::tuple<Tensor, Tensor> top_k_backward_vmap(const Tensor& grad, const Tensor& scores, std::int64_t k,
+                                               const Tensor& tau, std::int64_t dim, bool need_logits, bool need_tau) {
+  const Batch batch({grad, scores, tau}, grad, /*draws=*/false);
+  const auto [grad_logits, grad_tau] = top_k_backward_operator().call(
+      batch.whole(grad), batch.whole(scores), k, *batch.aligned(tau), batch.dim(dim), need_logits, need_tau);
+  return {batch.result(grad_logits), batch.result(grad_tau)};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(gumbel_ext, FuncTorchVmapMode, m) {
@@ -236,6 +251,8 @@ TORCH_LIBRARY_IMPL(gumbel_ext, FuncTorchVmapMode, m) {
   m.impl("_one_hot_of", one_hot_of_vmap);
   m.impl("_noise", noise_vmap);
   m.impl("_backward", backward_vmap);
+  m.impl("_top_k", top_k_kernel<top_k_vmap>);
+  m.impl("_top_k_backward", top_k_backward_vmap);
 }
 
 }  // namespace gumbel_ext

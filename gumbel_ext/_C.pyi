@@ -53,3 +53,13 @@ def straight_through_embedding(
     generator: torch.Generator | None,
     num_noises: int,
 ) -> tuple[Tensor, Tensor]: ...
+def relaxed_top_k(
+    logits: Tensor,
+    k: int,
+    tau: float | Tensor,
+    hard: bool,
+    dim: int,
+    mask: Tensor | None,
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor: ...

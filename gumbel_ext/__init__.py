@@ -6,6 +6,8 @@ noise added to logits  relaxed: ``p``        one-hot: ``z - sg(p) + p``        i
 none                   `softmax`             `straight_through`                (`torch.argmax`)
 Gumbel                 `gumbel_softmax`      `gumbel_softmax` (``hard=True``)  `gumbel_max`
 =====================  ====================  ================================  ==================
+
+Of k classes at once, without replacement: `relaxed_top_k`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from gumbel_ext.functional import (
     gumbel_max,
     gumbel_noise,
     gumbel_softmax,
+    relaxed_top_k,
     softmax,
     straight_through,
 )
@@ -43,6 +46,7 @@ __all__ = [
     "nn",
     "one_hot_sample",
     "ops",
+    "relaxed_top_k",
     "softmax",
     "straight_through",
     "straight_through_embedding",

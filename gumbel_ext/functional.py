@@ -1,4 +1,4 @@
-"""The five operations.
+"""The operations.
 
 Common to all of them:
 
@@ -24,7 +24,8 @@ kernels in this build.
 
 Sources: Jang, Gu, Poole, "Categorical reparameterization with Gumbel-softmax", ICLR 2017 [J]; Maddison, Mnih,
 Teh, "The concrete distribution", ICLR 2017 [M]; Bengio, Léonard, Courville, "Estimating or propagating
-gradients through stochastic neurons", 2013 [B]; Maddison, Tarlow, Minka, "A* sampling", NeurIPS 2014 [A].
+gradients through stochastic neurons", 2013 [B]; Maddison, Tarlow, Minka, "A* sampling", NeurIPS 2014 [A]; Xie, Ermon,
+"Reparameterizable subset sampling via continuous relaxations", IJCAI 2019 [X].
 """
 
 from __future__ import annotations
@@ -170,6 +171,45 @@ def gumbel_noise(
         sizes = [size] if isinstance(size, int) else list(size)
         return _ops.gumbel_noise(sizes, seed=_seed(seed), generator=generator, dtype=dtype, device=device)
     return _C.gumbel_noise(size, _seed(seed), generator, dtype, device)
+
+
+def relaxed_top_k(
+    logits: Tensor,
+    k: int,
+    tau: float | Tensor = 1.0,
+    hard: bool = False,
+    *,
+    dim: int = -1,
+    mask: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Relaxed sample of ``k`` classes without replacement, ``p_1 + … + p_k``, shaped and typed as ``logits``.
+
+    On the scores ``a_1 = x + g``, ``g`` the noise of `gumbel_softmax`, for ``j = 1 … k``::
+
+        p_j = softmax(a_j / τ),    a_{j+1} = a_j + log(1 - p_j)
+
+    A row's sum is ``k``; as τ → 0 it becomes the k-hot of the k largest scores. (Where τ is not small, a class may get
+    more than 1.) With ``hard``, the value is that k-hot, exactly 0 and 1, ties to the lower class: a draw of ``k``
+    classes without replacement; the gradient is the relaxed sample's (straight-through). At ``k=1`` this is
+    `gumbel_softmax`. Source: [X], sections 3 and 4.
+
+    Classes that the mask excludes, or whose logit is -∞, get exactly 0. Where fewer than ``k`` others are left, each of
+    them gets 1, and the row's gradient is 0. Raises ValueError unless 1 ≤ ``k`` ≤ the number of classes.
+
+    The steps are computed in float64 whatever the dtype, ``1 - p`` from the sum of the other classes; the result is
+    rounded once. Backward keeps the scores, a tensor in float32 (float64 for float64), and computes the steps again.
+
+    >>> relaxed_top_k(torch.zeros(5), 2, hard=True, seed=0).sum().item()
+    2.0
+    """
+    if _is_overridden(logits, tau, mask, seed):
+        tensors = {"tau": tau, "mask": mask, "seed": seed}
+        return overridden(relaxed_top_k, logits, tensors, dim=dim, k=k, hard=hard, generator=generator)
+    if _is_traced():
+        return _ops.relaxed_top_k(logits, k, tau, hard, dim=dim, mask=mask, seed=_seed(seed), generator=generator)
+    return _C.relaxed_top_k(logits, k, tau, hard, dim, mask, _seed(seed), generator)
 
 
 def build_info() -> dict[str, Any]:

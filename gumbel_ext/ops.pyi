@@ -99,6 +99,24 @@ class _StraightThroughEmbedding(OpOverloadPacket):
         num_noises: int = 10,
     ) -> tuple[Tensor, Tensor]: ...
 
+class _RelaxedTopK(OpOverloadPacket):
+    default: OpOverload
+    tau_tensor: OpOverload
+    seed_tensor: OpOverload
+    tensors: OpOverload
+    def __call__(
+        self,
+        logits: Tensor,
+        k: int,
+        tau: float | Tensor = 1.0,
+        hard: bool = False,
+        *,
+        dim: int = -1,
+        mask: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor: ...
+
 class _EmptyCache(OpOverloadPacket):
     default: OpOverload
     def __call__(self) -> None: ...
@@ -111,3 +129,4 @@ gumbel_noise: _GumbelNoise
 one_hot_sample: _OneHotSample
 straight_through_embedding: _StraightThroughEmbedding
 empty_cache: _EmptyCache
+relaxed_top_k: _RelaxedTopK

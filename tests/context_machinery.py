@@ -114,6 +114,14 @@ def gumbel_noise(x: Tensor) -> Tensor:
     return gumbel_ext.gumbel_noise(list(x.shape), seed=13, dtype=x.dtype, device=x.device)
 
 
+def relaxed_top_k(x: Tensor) -> Tensor:
+    return gumbel_ext.relaxed_top_k(x, 2, 0.7, seed=13)
+
+
+def relaxed_top_k_hard(x: Tensor) -> Tensor:
+    return gumbel_ext.relaxed_top_k(x, 2, 0.7, hard=True, seed=13)
+
+
 def scripted(call: Call, inputs: Results) -> Call:
     operation = call.operation
     suffix = "_hard" if operation.arguments.get("hard") else ""

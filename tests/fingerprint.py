@@ -14,10 +14,16 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import gumbel_ext
+
+
+def relaxed_top_k(x: torch.Tensor, *args: Any, dim: int = -1, **kwargs: Any) -> torch.Tensor:
+    return gumbel_ext.relaxed_top_k(x, min(3, x.shape[dim]), *args, dim=dim, seed=2718, **kwargs)
+
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
@@ -29,6 +35,7 @@ OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
     "gumbel_max samples": functools.partial(gumbel_ext.gumbel_max, seed=2718, num_samples=3),
     "reinmax": functools.partial(gumbel_ext.one_hot_sample, estimator="reinmax", temperature=0.8, seed=2718),
     "rao": functools.partial(gumbel_ext.one_hot_sample, estimator="rao", temperature=0.8, seed=2718, num_noises=3),
+    "relaxed_top_k": relaxed_top_k,
 }
 # The first ones draw words below 2^16: class 3 of seed 1343428 and class 2 of seed 627779616 draw 0.
 SEEDS = [1343428, 627779616, -1, 5]
@@ -74,7 +81,7 @@ def cases(device: str = "cpu") -> dict[str, torch.Tensor]:
                 results[f"{op_name} tau, mask {name}"] = op(x, tau, dim=dim, mask=mask)
                 if "gumbel" in op_name:
                     results[f"{op_name} seeds {name}"] = op(x, dim=dim, seed=seeds)
-            for op_name in ("softmax", "gumbel_softmax hard", "reinmax", "rao"):
+            for op_name in ("softmax", "gumbel_softmax hard", "reinmax", "rao", "relaxed_top_k"):
                 a, t = x.nan_to_num(0.0, neginf=-torch.inf).requires_grad_(), tau.clone().requires_grad_()
                 y = OPERATIONS[op_name](a, t, dim=dim)
                 weight = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).view(y.shape).to(dtype).to(device)

@@ -21,7 +21,7 @@ NOT_PROMISED = (
 )
 OPERATORS = (
     "_relaxed", "_one_hot", "_one_hot_relaxed", "_index", "_noise", "_backward", "_backward_", "_sample", "_one_hot_of",
-    "_estimate",
+    "_estimate", "_top_k", "_top_k_backward",
 )  # fmt: skip
 _libraries: list[torch.library.Library] = []
 

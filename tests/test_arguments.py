@@ -18,8 +18,9 @@ OPERATIONS: dict[str, Any] = {
     "gumbel_softmax": gumbel_ext.gumbel_softmax,
     "hard": functools.partial(gumbel_ext.gumbel_softmax, hard=True),
     "gumbel_max": gumbel_ext.gumbel_max,
+    "relaxed_top_k": lambda logits, *args, **kwargs: gumbel_ext.relaxed_top_k(logits, 1, *args, **kwargs),
 }
-NOISY = ["gumbel_softmax", "hard", "gumbel_max"]
+NOISY = ["gumbel_softmax", "hard", "gumbel_max", "relaxed_top_k"]
 DEVICES = ["cpu", "meta"]
 
 

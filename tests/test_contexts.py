@@ -79,12 +79,12 @@ def test_what_is_unpacked_may_overlap(operation: str) -> None:
     """Equal rows, saved as one of them."""
     row = OPERATIONS[operation]
     seeds = {"seed": torch.zeros(ROWS, dtype=torch.int64)} if row.noisy else {}
-    call = functools.partial(getattr(gumbel_ext, row.function), **row.arguments, **seeds)
+    function = functools.partial(getattr(gumbel_ext, row.function), **row.arguments, **seeds)
     x, upstream = torch.arange(6.0).expand(ROWS, -1).clone().requires_grad_(), torch.randn(ROWS, 6)
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t[:1].detach(), lambda t: t.expand(ROWS, -1))
     with hooks:
-        y = call(x) * 1
-    torch.testing.assert_close(*(torch.autograd.grad(y, x, upstream)[0] for y in (y, call(x))))
+        y = function(x, *row.leading) * 1
+    torch.testing.assert_close(*(torch.autograd.grad(y, x, upstream)[0] for y in (y, function(x, *row.leading))))
 
 
 def test_memory_that_may_only_be_read() -> None:

@@ -247,7 +247,7 @@ def test_the_tests_of_the_cpu_hold(library: Path) -> None:
 
 def test_hard_inputs(library: Path) -> None:
     """The same of hard inputs, of which these kernels take few in the time."""
-    command = [*on_device.cpu_tests("hard_inputs", "hard_estimators"), "--hypothesis-profile=few"]
+    command = [*on_device.cpu_tests("hard_inputs", "hard_estimators", "top_k"), "--hypothesis-profile=few"]
     run(*command, GUMBEL_EXT_TEST_KERNELS=str(library))
 
 
@@ -276,6 +276,9 @@ def run_guarded(path: str) -> None:
                 for number in range(4):
                     arguments = (a, m, 0.5, None, 0.5, None, index, one, None, number, 2, dim, None, False)
                     cuda._estimate(guarded, *arguments, True, True)
+                scores = cuda._top_k(a, 1, False, m, 0.5, None, 1, None, None, dim)[1]
+                guarded_scores = fingerprint.guarded(tuple(a.shape), scores.dtype).copy_(scores)
+                cuda._top_k_backward(guarded, guarded_scores, 1, torch.tensor(0.5), dim, True, True)
             cuda._relaxed(x, mask, 0.5, None, True, None, seeds, None, 1)
             cuda._index(x, mask, 0.5, None, None, seeds, None, 1, None)
 

@@ -43,6 +43,11 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Tensor]]] = {
         "seed": lambda: torch.arange(3),
     },
     "gumbel_noise": {"seed": lambda: torch.arange(3)},
+    "relaxed_top_k": {
+        "tau": lambda: torch.tensor(0.5),
+        "mask": lambda: torch.arange(CLASSES) != 2,
+        "seed": lambda: torch.arange(3),
+    },
 }
 CELLS = [(function, name) for function, names in ARGUMENTS.items() for name in names]
 
@@ -52,7 +57,8 @@ def test_any_argument_overrides(function: str, name: str) -> None:
     """A subclass beside plain logits is asked, and comes out."""
     call, value = getattr(gumbel_ext, function), ARGUMENTS[function][name]()
     first = (3, CLASSES) if function == "gumbel_noise" else torch.randn(3, CLASSES)
-    rest = {} if name == "seed" or "gumbel" not in function else {"seed": 1}
+    rest: dict[str, Any] = {} if name == "seed" or function in ("softmax", "straight_through") else {"seed": 1}
+    rest |= {"k": 2} if function == "relaxed_top_k" else {}
     Watched.seen.clear()
     found = call(first, **{name: value.as_subclass(Watched)}, **rest)
     assert call in Watched.seen and type(found) is Watched

@@ -22,7 +22,10 @@ def test_snippets_run_in_order(name: str) -> None:
         exec(compile(snippet, name, "exec"), names)
 
 
-@pytest.mark.parametrize("operation", ["softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise"])
+OPERATIONS = ["softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise", "relaxed_top_k"]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_operation_is_shown(operation: str) -> None:
     for name in ("README.md", "guide.md") if operation != "straight_through" else ("README.md",):
         assert any(f"gumbel_ext.{operation}(" in snippet for snippet in SNIPPETS[name])

@@ -23,6 +23,7 @@ class Operation:
     noisy: bool = True
     differentiable: bool = True
     logits: bool = True
+    leading: tuple[Any, ...] = ()  # arguments between the logits and the temperature
 
     @property
     def temperature(self) -> str:
@@ -38,6 +39,8 @@ OPERATIONS = {
     "one_hot_sample, reinmax": Operation("one_hot_sample", {"estimator": "reinmax"}),
     "gumbel_max": Operation("gumbel_max", differentiable=False),
     "gumbel_noise": Operation("gumbel_noise", differentiable=False, logits=False),
+    "relaxed_top_k": Operation("relaxed_top_k", leading=(2,)),
+    "relaxed_top_k, hard": Operation("relaxed_top_k", {"hard": True}, leading=(2,)),
 }
 
 
@@ -67,11 +70,11 @@ class Way:
         if operation.noisy:
             seeded = self.row_seeds and seed is not None
             function = functools.partial(function, seed=torch.arange(ROWS) + seed if seeded else seed)
-        call: Any = lambda x: function(x, 0.7)  # noqa: E731
+        call: Any = lambda x: function(x, *operation.leading, 0.7)  # noqa: E731
         if not operation.logits:
             call = lambda x: function(x.shape, dtype=x.dtype, device=x.device)  # noqa: E731
         elif self.tau_rows:
-            call = lambda x, tau: function(x, tau)  # noqa: E731
+            call = lambda x, tau: function(x, *operation.leading, tau)  # noqa: E731
         call.operation = operation
         return call
 

@@ -188,6 +188,25 @@ struct EstimateJob {
   double* grad_tau = nullptr;          // one a row, or none
 };
 
+struct TopKJob {
+  Scores scores;
+  RowScalar tau;
+  std::int64_t k = 1;  // at most the number of classes
+  bool hard = false;
+  Rows value;  // the sum of k chained softmaxes of the scores (core/top_k.h); hard: 1 where the k largest scores are
+  Rows kept;   // the scores, in the working precision
+};
+
+struct TopKBackwardJob {
+  Shape shape;
+  RowScalar tau;
+  std::int64_t k = 1;
+  Rows grad;    // with respect to the relaxed value
+  Rows scores;  // in the working precision
+  Rows grad_logits;
+  double* grad_tau = nullptr;  // one a row, or none
+};
+
 GUMBEL_EXT_INLINE Noise& noise_of(NoiseJob& job) {
   return job.noise;
 }

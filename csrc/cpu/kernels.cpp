@@ -5,6 +5,7 @@
 #include "rows/forward.h"
 #include "rows/index.h"
 #include "rows/noise.h"
+#include "rows/top_k.h"
 #include "transposed/backward.h"
 #include "transposed/forward.h"
 
@@ -48,7 +49,9 @@ constexpr ElementKernels element_kernels() {
           backward_combine<T>,
           backward_finish<T>,
           estimate_bytes<T>,
-          estimate_group<T>};
+          estimate_group<T>,
+          top_k_row<T>,
+          top_k_backward_row<T>};
 }
 
 #define GUMBEL_EXT_STRING_(name) #name

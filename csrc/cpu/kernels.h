@@ -3,6 +3,7 @@
 
 #include "../core/job.h"
 #include "../core/order.h"
+#include "../core/top_k.h"
 #include "plan.h"
 
 namespace gumbel_ext::cpu {
@@ -47,7 +48,19 @@ struct ElementKernels {
   // All of a group, whose row_buffer has estimate_bytes.
   std::int64_t (*estimate_bytes)(const Shape&, const Plan&);
   void (*estimate_group)(const EstimateJob&, const Plan&, const GroupState&, Workspace);
+  // Of a whole row, in memory of top_k_bytes and top_k_backward_bytes.
+  void (*top_k_row)(const TopKJob&, const Plan&, std::int64_t row, Workspace, void* memory);
+  void (*top_k_backward_row)(const TopKBackwardJob&, const Plan&, std::int64_t row, Workspace, void* memory);
 };
+
+// Scores, exponentials and value.
+inline std::int64_t top_k_bytes(const Shape& shape) {
+  return 3 * divide_up(shape.classes, 8) * 64;
+}
+// Gradient, adjoint and exponentials; the scores of every step, and what else is known of it.
+inline std::int64_t top_k_backward_bytes(const Shape& shape, std::int64_t k) {
+  return (3 + k) * divide_up(shape.classes, 8) * 64 + k * std::int64_t(sizeof(TopKStep));
+}
 
 struct KernelTable {
   const char* isa;

@@ -55,6 +55,12 @@ struct Cpu {
   static void run(const BackwardJob& job, Element element) {
     run_backward(kernel_table().of(element), job);
   }
+  static void run(const TopKJob& job, Element element, const DrawNoise& draw) {
+    run_top_k(kernel_table().of(element), job, draw);
+  }
+  static void run(const TopKBackwardJob& job, Element element) {
+    run_top_k_backward(kernel_table().of(element), job);
+  }
 };
 
 }  // namespace

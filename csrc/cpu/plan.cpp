@@ -142,6 +142,15 @@ Plan plan_one_hot(const OneHotJob& job, std::int64_t threads) {
   return plan;
 }
 
+Plan plan_top_k(const Shape& shape, std::int64_t k, std::int64_t threads) {
+  Plan plan;
+  plan.tasks = shape.rows;
+  const std::int64_t task_classes = std::max(shape.classes, kFewestClasses) * k;
+  const std::int64_t tasks_a_thread = std::max<std::int64_t>(1, kThreadClasses / task_classes);
+  plan.parts = choose(kParts, std::min(threads, divide_up(plan.tasks, tasks_a_thread)));
+  return plan;
+}
+
 void force_plan(std::vector<std::int64_t> choices) {
   forced = std::move(choices);
 }

@@ -57,6 +57,8 @@ Plan plan_noise(const NoiseJob& job, std::int64_t threads);
 Plan plan_estimate(const EstimateJob& job, std::int64_t threads);
 Plan plan_one_hot(const OneHotJob& job, std::int64_t threads);
 Plan plan_backward(const BackwardJob& job, const ElementTraits& element, std::int64_t threads);
+// Of k chained softmaxes: a row at a time, by one thread.
+Plan plan_top_k(const Shape& shape, std::int64_t k, std::int64_t threads);
 
 // For tests: {way, group_rows, in_place, parts, share_tiles} in place of what the tables say, wherever the job allows
 // it; -1, or an empty vector, leaves the choice to the tables. Not to be called while another thread works.

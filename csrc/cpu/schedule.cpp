@@ -172,6 +172,18 @@ void run_index_tasks(const ElementKernels& kernels, const IndexJob& job, const P
   }
 }
 
+// row(r, workspace, memory) for every row, in so many bytes of memory; ready() before.
+template <typename Ready, typename Row>
+void run_rows(const ElementKernels& kernels, const Plan& plan, const Shape& shape, std::int64_t bytes, Ready ready,
+              Row row) {
+  if (shape.rows == 0 || shape.classes == 0) return ready();
+  const CallMemory memory(plan.parts, kernels.workspace_bytes(shape, plan), plan.parts, bytes);
+  ready();
+  parallel(plan.parts, [&](std::int64_t part) {
+    for_share(plan, part, plan.tasks, [&](std::int64_t r) { row(r, memory.workspace(part), memory.group(part)); });
+  });
+}
+
 // One-hot samples without their relaxed values: the index's search.
 void run_one_hot(const ElementKernels& kernels, const ForwardJob& job, const DrawNoise& draw) {
   IndexJob index{job.scores, {}, 1};
@@ -274,6 +286,21 @@ void run_backward(const ElementKernels& kernels, const BackwardJob& job) {
           job.grad_tau[group.first_row + r] = tau_gradient(sum, job.tau[group.first_row + r]);
         }
       });
+}
+
+void run_top_k(const ElementKernels& kernels, TopKJob job, const DrawNoise& draw) {
+  const Shape& shape = job.scores.shape;
+  const Plan plan = plan_top_k(shape, job.k, threads());
+  run_rows(
+      kernels, plan, shape, top_k_bytes(shape), [&] { draw(job.scores.noise); },
+      [&](std::int64_t r, Workspace w, void* memory) { kernels.top_k_row(job, plan, r, w, memory); });
+}
+
+void run_top_k_backward(const ElementKernels& kernels, const TopKBackwardJob& job) {
+  const Plan plan = plan_top_k(job.shape, job.k, threads());
+  run_rows(
+      kernels, plan, job.shape, top_k_backward_bytes(job.shape, job.k), [] {},
+      [&](std::int64_t r, Workspace w, void* memory) { kernels.top_k_backward_row(job, plan, r, w, memory); });
 }
 
 }  // namespace gumbel_ext::cpu

@@ -17,5 +17,7 @@ void run_noise(const ElementKernels& kernels, NoiseJob job, const DrawNoise& dra
 void run_one_hot(const ElementKernels& kernels, const OneHotJob& job);
 void run_estimate(const ElementKernels& kernels, const EstimateJob& job);
 void run_backward(const ElementKernels& kernels, const BackwardJob& job);
+void run_top_k(const ElementKernels& kernels, TopKJob job, const DrawNoise& draw);
+void run_top_k_backward(const ElementKernels& kernels, const TopKBackwardJob& job);
 
 }  // namespace gumbel_ext::cpu

@@ -157,6 +157,20 @@ at::Tensor gumbel_noise(py::handle size, py::handle seed, py::handle generator, 
   return gumbel_ext::gumbel_noise(shape, noise_seed, source, type, place);
 }
 
+at::Tensor relaxed_top_k(py::handle logits, py::handle k, py::handle tau, py::handle hard, py::handle dim,
+                         py::handle mask, py::handle seed, py::handle generator) {
+  const at::Tensor x = to_tensor("logits", logits);
+  const auto count = to_int("k", k);
+  const auto temperature = to_temperature("tau", tau);
+  const bool k_hot = to_bool("hard", hard);
+  const auto at_dim = to_int("dim", dim);
+  const auto allowed = to_mask(mask);
+  const auto noise_seed = to_seed(seed);
+  const auto source = to_generator(generator);
+  const py::gil_scoped_release release;
+  return gumbel_ext::relaxed_top_k(x, count, temperature, k_hot, at_dim, allowed, noise_seed, source);
+}
+
 std::string to_estimator(py::handle value) {
   if (!PyUnicode_Check(value.ptr())) wrong_type("estimator", "a str", value);
   return value.cast<std::string>();
@@ -206,5 +220,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("gumbel_max", torch::wrap_pybind_function(gumbel_max));
   m.def("one_hot_sample", torch::wrap_pybind_function(one_hot_sample));
   m.def("straight_through_embedding", torch::wrap_pybind_function(straight_through_embedding));
+  m.def("relaxed_top_k", torch::wrap_pybind_function(relaxed_top_k));
   m.def("gumbel_noise", torch::wrap_pybind_function(gumbel_noise));
 }

@@ -31,6 +31,8 @@ const std::map<std::string, Operation> kOperations = {
     {"gumbel_softmax, hard", [](const Tensor& x) { return gumbel_ext::gumbel_softmax(x, 0.7, true, -1, {}, 13); }},
     {"gumbel_max", [](const Tensor& x) { return gumbel_ext::gumbel_max(x, 0.7, -1, {}, {}, 13); }},
     {"gumbel_noise", [](const Tensor& x) { return gumbel_ext::gumbel_noise(x.sizes(), 13); }},
+    {"relaxed_top_k", [](const Tensor& x) { return gumbel_ext::relaxed_top_k(x, 2, 0.7, false, -1, {}, 13); }},
+    {"relaxed_top_k, hard", [](const Tensor& x) { return gumbel_ext::relaxed_top_k(x, 2, 0.7, true, -1, {}, 13); }},
 };
 
 Tensor gradient(const Tensor& y, const Tensor& x, bool retain = false, bool create = false) {

@@ -49,6 +49,10 @@ void arguments() {
   const at::Tensor mask = at::arange(6) != 2;
   EXPECT(gumbel_ext::softmax(x, 1.0, -1, mask).select(1, 2).eq(0).all().item<bool>());
 
+  const at::Tensor top = std::get<1>((x + noise).topk(2)), hot = at::zeros_like(x).scatter(-1, top, 1);
+  EXPECT(gumbel_ext::relaxed_top_k(x, 2, 0.3, /*hard=*/true, -1, {}, 42).equal(hot));
+  EXPECT(gumbel_ext::relaxed_top_k(x, 2, 0.3, /*hard=*/false, -1, {}, 42).sum(-1).allclose(at::full({4}, 2.f)));
+
   const auto draw = [&](std::uint64_t seed) {
     return gumbel_ext::gumbel_max(x, 1.0, -1, 100, {}, {}, at::detail::createCPUGenerator(seed));
   };

@@ -4,7 +4,8 @@
 #include "check.h"
 
 int main() {
-  for (const char* name : {"softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise"}) {
+  for (const char* name :
+       {"softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise", "relaxed_top_k"}) {
     const auto op = c10::Dispatcher::singleton().findSchema({"gumbel_ext::" + std::string(name), ""});
     EXPECT(op.has_value());
   }

@@ -116,6 +116,8 @@ void take_over() {
   library->impl("_noise", Operators::noise);
   library->impl("_backward", Operators::backward);
   library->impl("_backward_", backward_in_place);
+  library->impl("_top_k", top_k_kernel<Operators::top_k>);
+  library->impl("_top_k_backward", Operators::top_k_backward);
 }
 
 }  // namespace
@@ -136,6 +138,8 @@ TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
   define("_noise", Operators::noise);
   define("_backward", Operators::backward);
   define("_backward_", backward_in_place);
+  define("_top_k", top_k_kernel<Operators::top_k>);
+  define("_top_k_backward", Operators::top_k_backward);
   m.def("take_over", take_over);
   m.def("force_plan", force_plan);
   m.def("set_limits", set_limits);
