@@ -71,8 +71,8 @@ def test_compiles_links_and_spills_nothing(cuda_torch: Path, tmp_path: Path, pyt
     pytestconfig.stash.setdefault(REPORT, []).append(report.stdout)
     assert report.returncode == 0, report.stdout + report.stderr
     kernels = (
-        "forward_rows", "forward_tiles", "backward_rows", "backward_tiles", "index_rows", "noise_packs", "estimate_rows",
-        "estimate_gradients",
+        "forward_rows", "forward_tiles", "backward_rows", "backward_tiles", "index_rows", "noise_packs",
+        "estimate_rows", "estimate_gradients", "top_k",
     )  # fmt: skip
     assert all(kernel in report.stdout for kernel in kernels)
 
