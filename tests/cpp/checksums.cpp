@@ -1,7 +1,7 @@
 // Checksums of every operation's values and gradients, one a line, to be compared between processors and compilers:
 //   checksums                        all of them
-//   checksums OPERATION ROWS         none: one call on rows of 1024 classes, for a count of its instructions; `inputs` is
-//                                    what there is besides the call
+//   checksums OPERATION ROWS         none: one call on rows of 1024 classes, for a count of its instructions; `inputs`
+//                                    is what there is besides the call
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gumbel_ext/gumbel_ext.h>
@@ -22,7 +22,8 @@ const std::map<std::string, Operation> kOperations = {
     {"softmax", [](const Tensor& x, std::int64_t dim) { return gumbel_ext::softmax(x, 0.7, dim); }},
     {"softmax tau", [](const Tensor& x, std::int64_t dim) { return gumbel_ext::softmax(x, kTau, dim, x > -2); }},
     {"straight_through", [](const Tensor& x, std::int64_t dim) { return gumbel_ext::straight_through(x, 0.7, dim); }},
-    {"relaxed", [](const Tensor& x, std::int64_t dim) { return gumbel_ext::gumbel_softmax(x, 0.7, false, dim, {}, 1); }},
+    {"relaxed",
+     [](const Tensor& x, std::int64_t dim) { return gumbel_ext::gumbel_softmax(x, 0.7, false, dim, {}, 1); }},
     {"hard", [](const Tensor& x, std::int64_t dim) { return gumbel_ext::gumbel_softmax(x, 0.7, true, dim, {}, 1); }},
     {"index", [](const Tensor& x, std::int64_t dim) { return gumbel_ext::gumbel_max(x, 1.0, dim, {}, {}, 1); }},
     {"cool", [](const Tensor& x, std::int64_t dim) { return gumbel_ext::gumbel_max(x, 0.3, dim, 3, x > -2, 1); }},
@@ -56,8 +57,8 @@ struct Case {
   std::vector<std::int64_t> shape;
   std::int64_t dim;
 };
-const Case kCases[] = {{{4, 1}, -1},   {{5, 7}, -1},   {{33, 32}, -1},   {{9, 65}, -1},   {{3, 333}, -1},
-                       {{2, 4100}, -1}, {{65, 40}, 0},  {{2, 37, 81}, 1}, {{2600, 3}, 0}, {{1, 9001}, -1}};
+const Case kCases[] = {{{4, 1}, -1},    {{5, 7}, -1},  {{33, 32}, -1},   {{9, 65}, -1},  {{3, 333}, -1},
+                       {{2, 4100}, -1}, {{65, 40}, 0}, {{2, 37, 81}, 1}, {{2600, 3}, 0}, {{1, 9001}, -1}};
 
 void print_checksums() {
   for (const auto type : {at::kFloat, at::kDouble, at::kHalf, at::kBFloat16})
