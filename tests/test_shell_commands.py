@@ -97,7 +97,6 @@ def test_commands_run_in_the_order_of_reading(tmp_path: Path) -> None:
         "PATH": os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep) if folder != own),
         # What was fetched or compiled once is not again.
         "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
-        "CCACHE_BASEDIR": str(tmp_path),
         "CCACHE_NOHASHDIR": "1",
         **({"CMAKE_CXX_COMPILER_LAUNCHER": "ccache"} if shutil.which("ccache") else {}),
     }
