@@ -40,6 +40,10 @@ struct FloatTraits<double> {
   static constexpr double kExp2Lowest = -1500;
 };
 
+// Adding it rounds to an integer, and adds kExp2Shift, which is even.
+template <typename T>
+constexpr T kShiftedRounder = FloatTraits<T>::kRounder + FloatTraits<T>::kExp2Shift;
+
 // Horner's scheme; coefficients from the highest power down.
 template <typename T>
 GUMBEL_EXT_INLINE T horner(T, T constant) {
@@ -51,9 +55,14 @@ GUMBEL_EXT_INLINE T horner(T x, T high, T next, Rest... rest) {
 }
 
 // (log(1 + f) - f) / f^2 for |f| <= 1/3. Times f^2 it is within 2^-27 (float), 2^-61 (double).
-GUMBEL_EXT_INLINE float log_polynomial(float f) {
-  return horner(f, -0.135311271f, 0.1421005f, -0.120142585f, 0.139542767f, -0.1669595f, 0.200140797f, -0.24999251f,
+// (x: a float, or what another horner makes something of.)
+template <typename X>
+GUMBEL_EXT_INLINE constexpr auto log_polynomial_of(X x) {
+  return horner(x, -0.135311271f, 0.1421005f, -0.120142585f, 0.139542767f, -0.1669595f, 0.200140797f, -0.24999251f,
                 0.33333137f, -0.500000058f);
+}
+GUMBEL_EXT_INLINE float log_polynomial(float f) {
+  return log_polynomial_of(f);
 }
 GUMBEL_EXT_INLINE double log_polynomial(double f) {
   return horner(f, -0.087808525632828650961, 0.086888048633854426473, -0.035694487402396050061, 0.040668154300173290518,
@@ -65,8 +74,12 @@ GUMBEL_EXT_INLINE double log_polynomial(double f) {
 }
 
 // (2^r - 1) / r for |r| <= 1/2; 1 + r times it is within 2^-28 (float), 2^-57 (double) of 2^r.
+template <typename X>
+GUMBEL_EXT_INLINE constexpr auto exp2_polynomial_of(X x) {
+  return horner(x, 0.000153533618f, 0.00133988744f, 0.00961843736f, 0.0555033247f, 0.240226479f, 0.693147203f);
+}
 GUMBEL_EXT_INLINE float exp2_polynomial(float r) {
-  return horner(r, 0.000153533618f, 0.00133988744f, 0.00961843736f, 0.0555033247f, 0.240226479f, 0.693147203f);
+  return exp2_polynomial_of(r);
 }
 GUMBEL_EXT_INLINE double exp2_polynomial(double r) {
   return horner(r, 4.4347689286262758828e-10, 7.0737831844583162688e-9, 1.017819958644790862e-7,
@@ -122,21 +135,21 @@ struct TwoPart {
 // log2(e), in two parts.
 constexpr double kLog2EHigh = 0x1.71547652b82fep+0, kLog2ELow = 0x1.777d0ffda0d24p-56;
 
-// 2^(n + r + kExp2Shift), given n + kRounder, for a whole number n in [kExp2Lowest, 0] and |r| a little above 1/2 at
-// most. The shift keeps results that are about to be divided by a sum above the subnormal range; relative error about
-// 2 ulp.
+// 2^(n + r + kExp2Shift), given n + kShiftedRounder, for a whole number n in [kExp2Lowest, 0] and |r| a little above
+// 1/2 at most. The shift keeps results that are about to be divided by a sum above the subnormal range; relative error
+// about 2 ulp.
 template <typename T>
 GUMBEL_EXT_INLINE T exp2_shifted(T rounded, T r) {
   using Traits = FloatTraits<T>;
   using Bits = typename Traits::Bits;
   const T power = fused_multiply_add(r, exp2_polynomial(r), T(1));
-  const Bits exponent = (bit_cast<Bits>(rounded) + Bits(Traits::kExp2Shift)) << Traits::kMantissaBits;
+  const Bits exponent = bit_cast<Bits>(rounded) << Traits::kMantissaBits;
   return bit_cast<T>(bit_cast<Bits>(power) + exponent);
 }
 
 // e^x, within about an ulp, and half the smallest number; 0 below the logarithm of that. Requires: x <= 0.
 GUMBEL_EXT_INLINE double exponential(double x) {
-  constexpr double kRounder = FloatTraits<double>::kRounder, kLowest = -745.2;
+  constexpr double kRounder = kShiftedRounder<double>, kLowest = -745.2;
   if (!(x > kLowest)) return x != x ? x : 0;
   const double rounded = fused_multiply_add(x, kLog2EHigh, 0.0) + kRounder;
   const double fraction = fused_multiply_add(x, kLog2EHigh, kRounder - rounded);

@@ -19,12 +19,12 @@ GUMBEL_EXT_INLINE float log2_of_word(std::uint32_t word) {
 struct WordLimit {
   static constexpr float kSlope = 0.693147f * 0x1p-23f;
   static constexpr float kBound = 0.693148f * 158.f;
+  static constexpr float kTail = 0x1p23f * (127 + 15);  // log2_of_word(kTailWords)
+  static_assert(kTailWords == 1u << 16);
 
   // log2_of_word has to be at most this (or the logit NaN, which this then is).
   GUMBEL_EXT_INLINE static float limit(float logit, float best_offset) {
     const float word_limit = fused_multiply_add(logit, 1 / kSlope, best_offset);
-    constexpr float kTail = 0x1p23f * (127 + 15);  // log2_of_word(kTailWords)
-    static_assert(kTailWords == 1u << 16);
     return kTail > word_limit ? kTail : word_limit;
   }
   // The slack covers the rounding here and in the scores: a class that could win within it reaches best.

@@ -59,7 +59,7 @@ struct Exponential {
   TwoPart<C> scale;
   C lowest;   // scores below this have the exponential of this
   C product;  // max * scale, rounded
-  C rounder;  // kRounder, less the product's whole part
+  C rounder;  // kShiftedRounder, less the product's whole part
   C rest;     // what the whole part leaves of the product
 
   GUMBEL_EXT_INLINE static bool is_near(TwoPart<C> scale, C max) {
@@ -76,13 +76,13 @@ struct Exponential {
     const C product = fused_multiply_add(max, scale.high, C(0));
     const C whole = (product + kRounder) - kRounder;
     const C rest = fused_multiply_add(max, scale.low, fused_multiply_add(max, scale.high, -whole));
-    return {scale, lowest, product, kRounder - whole, rest};
+    return {scale, lowest, product, kShiftedRounder<C> - whole, rest};
   }
 
   // exp((score - max) / tau) * 2^kExp2Shift, of a score as told above; exactly 0 of -infinity, and 2^kExp2Shift of max.
   GUMBEL_EXT_INLINE C operator()(C score) const {
     const C some = score > lowest ? score : lowest;
-    const C rounded = fused_multiply_add(some, scale.high, -product) + FloatTraits<C>::kRounder;
+    const C rounded = fused_multiply_add(some, scale.high, -product) + kShiftedRounder<C>;
     const C fraction = fused_multiply_add(some, scale.high, rounder - rounded);
     const C power = exp2_shifted(rounded, fused_multiply_add(some, scale.low, fraction) - rest);
     return score == -C(__builtin_inff()) ? C(0) : power;

@@ -1,8 +1,7 @@
 // Checksums of every operation's values and gradients, one a line, to be compared between processors and compilers:
 //   checksums                        all of them
 //   checksums OPERATION ROWS         none: one call on rows of 1024 classes, for a count of its instructions; `inputs`
-//   is
-//                                    what there is besides the call
+//                                    is what there is besides the call
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gumbel_ext/gumbel_ext.h>
@@ -83,7 +82,8 @@ void call_once(const std::string& name, std::int64_t rows) {
   const bool is_backward = name == "backward";
   const Tensor x = numbers({rows, 1024}, 1), dy = numbers({rows, 1024}, 2);
   if (name == "inputs") return;
-  const Tensor y = kOperations.at(is_backward ? "relaxed" : name)(is_backward ? x.clone().requires_grad_() : x, -1);
+  x.requires_grad_(is_backward);
+  const Tensor y = kOperations.at(is_backward ? "relaxed" : name)(x, -1);
   if (is_backward) y.backward(dy);
 }
 

@@ -1,7 +1,6 @@
 // The forward row kernel: softmax(scores / tau), and, where wanted, one_hot(argmax(scores)) beside it.
 #pragma once
 
-#include "../../core/softmax.h"
 #include "../tile/one_hot.h"
 #include "../tile/scores.h"
 
@@ -17,8 +16,7 @@ GUMBEL_EXT_INLINE void exponentiate(C* __restrict scores, std::int64_t n, const 
     for (std::int64_t k = 0; k < n; ++k) scores[k] = local.half_difference(scores[k], max);
   }
   const auto exponential = Exponential<C>::of_row(scale.scale, scale.reach, max, is_near);
-#pragma omp simd
-  for (std::int64_t k = 0; k < n; ++k) scores[k] = exponential(scores[k]);
+  exponentials_of(scores, n, exponential);
 }
 
 // out = values * a * b, where a * b may lie below the working precision's normal range.

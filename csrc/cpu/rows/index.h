@@ -1,7 +1,6 @@
 // The index kernel: argmax(logits / temperature + noise), for any number of draws.
 #pragma once
 
-#include "../../core/search.h"
 #include "../tile/one_hot.h"
 #include "../tile/scores.h"
 
@@ -16,20 +15,6 @@ GUMBEL_EXT_INLINE void update_best(Best& best, const C* scores, std::int64_t n, 
                                    std::int64_t begin) {
   const C max = row_max(found);
   if (beats(max, best.score)) best = {static_cast<double>(max), begin + find_first(scores, n, max)};
-}
-
-// Which of a vector's classes can win.
-template <typename T>
-GUMBEL_EXT_INLINE VecMask<float> may_win(const T* in, const std::uint32_t* words, float best_offset) {
-  float logits[kLanes<float>];
-  store(logits, widen_vector(in));
-  std::int32_t hit[kLanes<float>];
-#pragma omp simd
-  for (int k = 0; k < kLanes<float>; ++k)
-    hit[k] = log2_of_word(words[k]) > WordLimit::limit(logits[k], best_offset) ? 0 : -1;
-  VecMask<float> mask;
-  __builtin_memcpy(&mask, hit, sizeof mask);
-  return mask;
 }
 
 // One row's tile, of which most blocks cannot hold the winner and need no logarithm.
@@ -48,15 +33,13 @@ GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& ti
     }
     float best_offset = WordLimit::offset(static_cast<float>(best.score));
     VecMask<float> hits = {};
-    for (int i = 0; i < kSearchBlock; i += kWidth) hits |= may_win(block + i, words + k + i, best_offset);
+    for (int i = 0; i < kSearchBlock; i += kWidth) hits |= may_win(widen_vector(block + i), words + k + i, best_offset);
     if (!any_lane<float>(hits)) continue;
     for (int i = 0; i < kSearchBlock; i += kWidth) {
-      if (!any_lane<float>(may_win(block + i, words + k + i, best_offset))) continue;
-#pragma omp simd
-      for (int lane = 0; lane < kWidth; ++lane) some_noise[lane] = gumbel_from_word<float>(words[k + i + lane]);
-      for (int lane = 0; lane < kWidth; ++lane)
-        if (words[k + i + lane] < kTailWords && k + i + lane < tile.width)
-          some_noise[lane] = tail_noise<float>(noise, row, tile.begin + k + i + lane, draw, words[k + i + lane]);
+      if (!any_lane<float>(may_win(widen_vector(block + i), words + k + i, best_offset))) continue;
+      words_to_noise(some_noise, words + k + i, kWidth, [&](std::int64_t lane) __attribute__((always_inline)) {
+        return tail_noise<float>(noise, row, tile.begin + k + i + lane, draw, words[k + i + lane]);
+      });
       update_best(best, scores, kWidth, add_noise(scores, block + i, some_noise, kWidth), tile.begin + k + i);
       best_offset = WordLimit::offset(static_cast<float>(best.score));
     }

@@ -182,14 +182,18 @@ GUMBEL_EXT_INLINE void narrow_lanes(T* out, const Vec<Compute<T>>& v, std::int64
   }
 }
 
-// out[k] = op(in[k]...), register by register.
+// out[k] = op(in[k]...), register by register; a vector is read before it is written.
 template <typename T, typename Op, typename... E>
 GUMBEL_EXT_INLINE void map_row(T* out, std::int64_t n, Op op, const E*... in) {
   using C = Compute<T>;
   const std::int64_t rest = n % kLanes<C>, whole = n - rest;
-  for (std::int64_t k = 0; k < whole; k += kLanes<C>)
+  for (std::int64_t k = 0; k < whole; k += kLanes<C>) {
+    Part<Vec<C>> parts[kParts];
 #pragma GCC unroll 4
-    for (std::int64_t i = k; i < k + kLanes<C>; i += kPartLanes<C>) store_narrow(out + i, op(load_wide(in + i)...));
+    for (int i = 0; i < kParts; ++i) parts[i] = op(load_wide(in + k + i * kPartLanes<C>)...);
+#pragma GCC unroll 4
+    for (int i = 0; i < kParts; ++i) store_narrow(out + k + i * kPartLanes<C>, parts[i]);
+  }
   if (rest) narrow_lanes(out + whole, by_parts<Vec<C>>(op, widen_lanes(in + whole, rest)...), rest);
 }
 

@@ -104,7 +104,8 @@ GUMBEL_EXT_INLINE Counters philox_rounds(Counters c, const RoundKeys& keys) {
 // The counters' words in order of class: four of the first counter, then those of the next.
 GUMBEL_EXT_INLINE void store_counters(std::uint32_t* out, const Counters& c) {
 #if defined(GUMBEL_EXT_NEON)
-  vst4q_u32(out, {c.c0, c.c1, c.c2, c.c3});
+  const uint32x4x4_t words = {{c.c0, c.c1, c.c2, c.c3}};
+  vst4q_u32(out, words);
 #else
   const Words low_half = all_lanes(0xffffffffu);
   const Words a = (c.c0 & low_half) | (c.c1 << 32), b = (c.c2 & low_half) | (c.c3 << 32);

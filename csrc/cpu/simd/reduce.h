@@ -32,6 +32,46 @@ GUMBEL_EXT_INLINE C fold_vector(Vec<C> v, Fold fold) {
   return fold_lanes(lanes, fold);
 }
 
+// The larger of two registers' numbers, lane by lane; of NaN, NaN where kLargerKeepsNan, else the second.
+#if defined(GUMBEL_EXT_NEON)
+constexpr bool kLargerKeepsNan = true;
+GUMBEL_EXT_INLINE Part<Vec<float>> larger(Part<Vec<float>> a, Part<Vec<float>> b) {
+  return (Part<Vec<float>>)vmaxq_f32((float32x4_t)a, (float32x4_t)b);
+}
+GUMBEL_EXT_INLINE Part<Vec<double>> larger(Part<Vec<double>> a, Part<Vec<double>> b) {
+  return (Part<Vec<double>>)vmaxq_f64((float64x2_t)a, (float64x2_t)b);
+}
+#else
+constexpr bool kLargerKeepsNan = false;
+template <typename V>
+GUMBEL_EXT_INLINE V larger(V a, V b) {
+  return Larger()(a, b);
+}
+#endif
+
+// The maximum of the scores that each lane has taken, and which lanes took NaN, if the maximum does not say so.
+template <typename C>
+struct RunningMax {
+  Vec<C> max = broadcast(-C(__builtin_inff()));
+  VecMask<C> nan = {};
+
+  GUMBEL_EXT_INLINE void take(const Vec<C>& scores) {
+    max = by_parts<Vec<C>>([](auto a, auto b) __attribute__((always_inline)) { return larger(a, b); }, scores, max);
+    if constexpr (!kLargerKeepsNan) nan |= is_nan<C>(scores);
+  }
+  GUMBEL_EXT_INLINE void take(const RunningMax& other) {
+    take(other.max);
+    nan |= other.nan;
+  }
+};
+
+// The maximum of all lanes; NaN where there is one.
+template <typename C>
+GUMBEL_EXT_INLINE C row_max(const RunningMax<C>& lanes) {
+  const bool has_nan = any_lane<C>(kLargerKeepsNan ? is_nan<C>(lanes.max) : lanes.nan);
+  return has_nan ? C(__builtin_nanf("")) : fold_vector<C>(lanes.max, Larger());
+}
+
 // Rows whose vectors are folded together.
 template <typename C>
 constexpr int kFoldedRows = kLanes<C> / 2;

@@ -89,6 +89,8 @@ GUMBEL_EXT_INLINE Part<Vec<C>> load_part(const C* p) {
   return part;
 }
 
+constexpr int kParts = kVecBytes / kRegisterBytes;
+
 template <typename C>
 GUMBEL_EXT_INLINE VecMask<C> is_nan(const Vec<C>& v) {
   return by_parts<VecMask<C>>([](auto a) __attribute__((always_inline)) { return a != a; }, v);

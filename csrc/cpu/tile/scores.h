@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../../core/search.h"
+#include "../simd/elementary.h"
 #include "../simd/philox.h"
 #include "../simd/reduce.h"
 #include "buffers.h"
@@ -65,17 +66,11 @@ GUMBEL_EXT_INLINE C tail_noise(const Noise& noise, std::int64_t row, std::int64_
   return gumbel_tail<C>(word, more.word[cls % kPhiloxWords]);
 }
 
-// The noise of `count` words; tail(i) is that of a word below kTailWords.
+// The noise of `count` words, as noise_of_words takes them; tail(i) is that of a word below kTailWords.
 template <typename C, typename Tail>
 GUMBEL_EXT_INLINE void words_to_noise(C* __restrict out, const std::uint32_t* __restrict words, std::int64_t count,
                                       Tail tail) {
-  std::uint32_t smallest = ~0u;
-#pragma omp simd reduction(min : smallest)
-  for (std::int64_t i = 0; i < count; ++i) {
-    smallest = words[i] < smallest ? words[i] : smallest;
-    out[i] = gumbel_from_word<C>(words[i]);
-  }
-  if (smallest >= kTailWords) return;
+  if (noise_of_words(out, words, count) >= kTailWords) return;
   for (std::int64_t i = 0; i < count; ++i)
     if (words[i] < kTailWords) out[i] = tail(i);
 }
@@ -136,28 +131,6 @@ GUMBEL_EXT_INLINE void divide_row(const Quotient<Compute<T>>& quotient, std::int
   buffers.rows[r] = out;
 }
 
-// The maximum of every lane's scores but NaN, and which lanes met NaN.
-template <typename C>
-struct RunningMax {
-  Vec<C> max = broadcast(-C(__builtin_inff()));
-  VecMask<C> nan = {};
-
-  GUMBEL_EXT_INLINE void take(const Vec<C>& scores) {
-    max = by_parts<Vec<C>>(Larger(), scores, max);
-    nan |= is_nan<C>(scores);
-  }
-  GUMBEL_EXT_INLINE void take(const RunningMax& other) {
-    max = by_parts<Vec<C>>(Larger(), other.max, max);
-    nan |= other.nan;
-  }
-};
-
-// The maximum of all lanes; NaN where there is one.
-template <typename C>
-GUMBEL_EXT_INLINE C row_max(const RunningMax<C>& lanes) {
-  return any_lane<C>(lanes.nan) ? C(__builtin_nanf("")) : fold_vector<C>(lanes.max, Larger());
-}
-
 // scores[k] = logits[k] (+ noise[k]), and their maximum. Pads to a whole vector with -infinity.
 template <typename C, typename T>
 GUMBEL_EXT_INLINE RunningMax<C> add_noise(C* scores, const T* logits, const C* noise, std::int64_t n) {
@@ -169,14 +142,17 @@ GUMBEL_EXT_INLINE RunningMax<C> add_noise(C* scores, const T* logits, const C* n
     Part<Vec<C>> max[kRuns];
     Part<VecMask<C>> nan[kRuns] = {};
     for (auto& run : max) run = part_of(found.max, 0);
-    for (; k + kRuns * kPart <= n; k += kRuns * kPart)
+    for (const std::int64_t whole = n - n % (kRuns * kPart); k < whole; k += kRuns * kPart) {
+      Part<Vec<C>> parts[kRuns];
 #pragma GCC unroll 4
       for (int run = 0; run < kRuns; ++run) {
-        const Part<Vec<C>> v = score(k + run * kPart);
-        __builtin_memcpy(scores + k + run * kPart, &v, sizeof v);
-        max[run] = Larger()(v, max[run]);
-        nan[run] |= v != v;
+        parts[run] = score(k + run * kPart);
+        max[run] = larger(parts[run], max[run]);
+        if constexpr (!kLargerKeepsNan) nan[run] |= parts[run] != parts[run];
       }
+#pragma GCC unroll 4
+      for (int run = 0; run < kRuns; ++run) __builtin_memcpy(scores + k + run * kPart, parts + run, sizeof *parts);
+    }
     for (int run = 0; run < kRuns; run += kVecBytes / kRegisterBytes) {
       RunningMax<C> runs;
       __builtin_memcpy(&runs.max, max + run, sizeof runs.max);
