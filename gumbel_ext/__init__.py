@@ -7,7 +7,8 @@ none                   `softmax`             `straight_through`                (
 Gumbel                 `gumbel_softmax`      `gumbel_softmax` (``hard=True``)  `gumbel_max`
 =====================  ====================  ================================  ==================
 
-Of k classes at once, without replacement: `relaxed_top_k`.
+Of k classes at once, without replacement: `relaxed_top_k`. A one-hot sample with another gradient: `one_hot_sample`;
+its product with a matrix: `straight_through_embedding`.
 """
 
 from __future__ import annotations

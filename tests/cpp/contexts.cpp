@@ -31,6 +31,9 @@ const std::map<std::string, Operation> kOperations = {
     {"gumbel_softmax, hard", [](const Tensor& x) { return gumbel_ext::gumbel_softmax(x, 0.7, true, -1, {}, 13); }},
     {"gumbel_max", [](const Tensor& x) { return gumbel_ext::gumbel_max(x, 0.7, -1, {}, {}, 13); }},
     {"gumbel_noise", [](const Tensor& x) { return gumbel_ext::gumbel_noise(x.sizes(), 13); }},
+    {"one_hot_sample", [](const Tensor& x) { return gumbel_ext::one_hot_sample(x, 0.7, "gumbel", 0.9, -1, {}, 13); }},
+    {"one_hot_sample, reinmax",
+     [](const Tensor& x) { return gumbel_ext::one_hot_sample(x, 1.0, "reinmax", 1.0, -1, {}, 13); }},
     {"relaxed_top_k", [](const Tensor& x) { return gumbel_ext::relaxed_top_k(x, 2, 0.7, false, -1, {}, 13); }},
     {"relaxed_top_k, hard", [](const Tensor& x) { return gumbel_ext::relaxed_top_k(x, 2, 0.7, true, -1, {}, 13); }},
 };

@@ -53,6 +53,13 @@ void arguments() {
   EXPECT(gumbel_ext::relaxed_top_k(x, 2, 0.3, /*hard=*/true, -1, {}, 42).equal(hot));
   EXPECT(gumbel_ext::relaxed_top_k(x, 2, 0.3, /*hard=*/false, -1, {}, 42).sum(-1).allclose(at::full({4}, 2.f)));
 
+  const at::Tensor one_hot = gumbel_ext::gumbel_softmax(x, 1.0, /*hard=*/true, -1, {}, 42);
+  for (const char* estimator : {"gumbel", "softmax", "reinmax", "rao"})
+    EXPECT(gumbel_ext::one_hot_sample(x, 0.5, estimator, 1.0, -1, {}, 42).equal(one_hot));
+  const at::Tensor weight = at::randn({x.size(-1), 3});
+  const auto [value, index] = gumbel_ext::straight_through_embedding(x, weight, 0.5, "gumbel", 1.0, -1, {}, 42);
+  EXPECT(value.equal(weight.index_select(0, index)) && index.equal(one_hot.argmax(-1)));
+
   const auto draw = [&](std::uint64_t seed) {
     return gumbel_ext::gumbel_max(x, 1.0, -1, 100, {}, {}, at::detail::createCPUGenerator(seed));
   };

@@ -4,8 +4,8 @@
 #include "check.h"
 
 int main() {
-  for (const char* name :
-       {"softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise", "relaxed_top_k"}) {
+  for (const char* name : {"softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise",
+                           "relaxed_top_k", "one_hot_sample", "straight_through_embedding"}) {
     const auto op = c10::Dispatcher::singleton().findSchema({"gumbel_ext::" + std::string(name), ""});
     EXPECT(op.has_value());
   }
