@@ -136,7 +136,7 @@ __device__ __forceinline__ void end_step(double* next, const double* scores, con
 
 // `memory`: scores, exponentials and value of a row for each block.
 template <typename T>
-__global__ void __launch_bounds__(kTopKThreads)
+__global__ void __launch_bounds__(kTopKThreads, 1)
     top_k_rows(const __grid_constant__ TopKJob job, double* memory, std::int64_t doubles) {
   GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
   const BlockTeam team{scratch};
@@ -219,7 +219,7 @@ __device__ __forceinline__ int scale_gradient(double* grad, const double* scores
 // The steps once more, each on a row of its own, and then backwards. `memory`: gradient, adjoint and exponentials, the
 // scores of every step, and the steps, for each block.
 template <typename T>
-__global__ void __launch_bounds__(kTopKThreads)
+__global__ void __launch_bounds__(kTopKThreads, 1)
     top_k_backward_rows(const __grid_constant__ TopKBackwardJob job, double* memory, std::int64_t doubles) {
   GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
   const BlockTeam team{scratch};
