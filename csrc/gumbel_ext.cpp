@@ -58,6 +58,14 @@ at::Tensor forward(const c10::TypedOperatorHandle<ForwardSignature<at::Tensor>>&
   return call(op, {logits, mask, tau.number, tau.rows, noise, seed.number, seed.rows, generator, dim, {}, number});
 }
 
+// log(gumbel_softmax(logits, tau)), of seeds told apart.
+at::Tensor log_gumbel_softmax(const at::Tensor& logits, const at::Tensor& tau, OptionalSeed seed,
+                              const OptionalTensor& row_seeds, const OptionalGenerator& generator) {
+  SymSeed any_seed(seed);
+  any_seed.rows = row_seeds;
+  return forward(log_relaxed_operator(), logits, tau, /*dim=*/-1, /*mask=*/{}, /*noise=*/true, any_seed, generator);
+}
+
 at::Tensor index(const at::Tensor& logits, const Temperature& temperature, std::int64_t dim,
                  const std::optional<c10::SymInt>& num_samples, const OptionalTensor& mask, const SymSeed& seed,
                  const OptionalGenerator& generator) {
@@ -191,6 +199,7 @@ void implement(torch::Library& m) {
   m.impl("gumbel_max.tensors", gumbel_max_overload<PerRow, PerRow>);
   m.impl("gumbel_noise", gumbel_noise_overload<OptionalSeed>);
   m.impl("gumbel_noise.seed_tensor", gumbel_noise_overload<PerRow>);
+  m.impl("_log_gumbel_softmax", log_gumbel_softmax);
 }
 
 }  // namespace
