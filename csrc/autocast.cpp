@@ -30,6 +30,7 @@ at::Tensor choice_in_float32(const OptionalTensor& weight, const EstimatorArgume
 
 TORCH_LIBRARY_IMPL(gumbel_ext, AutocastCUDA, m) {
   m.impl("_relaxed", forward_kernel<in_float32<relaxed_operator>>);
+  m.impl("_log_relaxed", forward_kernel<in_float32<log_relaxed_operator>>);
   m.impl("_one_hot", forward_kernel<in_float32<one_hot_operator>>);
   m.impl("_choice", choice_kernel<choice_in_float32>);
   m.impl("_one_hot_relaxed", forward_kernel<in_float32<one_hot_relaxed_operator>>);

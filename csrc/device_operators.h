@@ -116,14 +116,17 @@ struct DeviceOperators {
     }
   };
 
-  static void run(const Inputs& inputs, const Arguments& args, const Rows& relaxed, const Rows& one_hot) {
-    Device::run(ForwardJob{inputs.scores, inputs.tau, relaxed, one_hot}, element_of(args.logits), inputs.draw());
+  static void run(const Inputs& inputs, const Arguments& args, const Rows& relaxed, const Rows& one_hot,
+                  bool logarithms = false) {
+    Device::run(ForwardJob{inputs.scores, inputs.tau, relaxed, one_hot, logarithms}, element_of(args.logits),
+                inputs.draw());
   }
 
+  template <bool kLogarithms>
   static Tensor relaxed(const Arguments& args) {
     const Inputs inputs(args, "tau", /*may_be_zero=*/false);
     Tensor out = Device::new_like(args.logits);
-    run(inputs, args, output_rows_of(out, inputs.dim), {});
+    run(inputs, args, output_rows_of(out, inputs.dim), {}, kLogarithms);
     return out;
   }
 
@@ -300,7 +303,8 @@ struct DeviceOperators {
   }
 
   static void implement(torch::Library& library) {
-    library.impl("_relaxed", forward_kernel<relaxed>);
+    library.impl("_relaxed", forward_kernel<relaxed<false>>);
+    library.impl("_log_relaxed", forward_kernel<relaxed<true>>);
     library.impl("_one_hot", forward_kernel<one_hot>);
     library.impl("_one_hot_relaxed", forward_kernel<one_hot_relaxed>);
     library.impl("_index", index_kernel<index>);

@@ -58,6 +58,14 @@ at::Tensor forward(const c10::TypedOperatorHandle<ForwardSignature<at::Tensor>>&
   return call(op, {logits, mask, tau.number, tau.rows, noise, seed.number, seed.rows, generator, dim, {}, number});
 }
 
+// log(gumbel_softmax(logits, tau)), of seeds told apart.
+at::Tensor log_gumbel_softmax(const at::Tensor& logits, const at::Tensor& tau, OptionalSeed seed,
+                              const OptionalTensor& row_seeds, const OptionalGenerator& generator) {
+  SymSeed any_seed(seed);
+  any_seed.rows = row_seeds;
+  return forward(log_relaxed_operator(), logits, tau, /*dim=*/-1, /*mask=*/{}, /*noise=*/true, any_seed, generator);
+}
+
 at::Tensor index(const at::Tensor& logits, const Temperature& temperature, std::int64_t dim,
                  const std::optional<c10::SymInt>& num_samples, const OptionalTensor& mask, const SymSeed& seed,
                  const OptionalGenerator& generator) {
@@ -215,6 +223,7 @@ void implement(torch::Library& m) {
   m.impl("relaxed_top_k.tau_tensor", relaxed_top_k_overload<PerRow, OptionalSeed>);
   m.impl("relaxed_top_k.seed_tensor", relaxed_top_k_overload<Number, PerRow>);
   m.impl("relaxed_top_k.tensors", relaxed_top_k_overload<PerRow, PerRow>);
+  m.impl("_log_gumbel_softmax", log_gumbel_softmax);
 }
 
 }  // namespace

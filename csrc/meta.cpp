@@ -81,6 +81,7 @@ std::tuple<Tensor, Tensor> top_k_backward_meta(const Tensor& grad, const Tensor&
 
 TORCH_LIBRARY_IMPL(gumbel_ext, Meta, m) {
   m.impl("_relaxed", forward_kernel<like_logits>);
+  m.impl("_log_relaxed", forward_kernel<like_logits>);
   m.impl("_one_hot", forward_kernel<like_logits>);
   m.impl("_one_hot_relaxed", forward_kernel<two_like_logits>);
   m.impl("_index", index_kernel<index_meta>);

@@ -88,6 +88,11 @@ inline const auto& relaxed_operator() {
   static const auto op = find_operator<ForwardSignature<at::Tensor>>("gumbel_ext::_relaxed");
   return op;
 }
+// Its logarithm.
+inline const auto& log_relaxed_operator() {
+  static const auto op = find_operator<ForwardSignature<at::Tensor>>("gumbel_ext::_log_relaxed");
+  return op;
+}
 // one_hot(argmax(logits + noise)).
 inline const auto& one_hot_operator() {
   static const auto op = find_operator<ForwardSignature<at::Tensor>>("gumbel_ext::_one_hot");

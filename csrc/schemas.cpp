@@ -85,11 +85,13 @@ TORCH_LIBRARY(gumbel_ext, m) {
   const std::string inputs =
       "(Tensor logits, Tensor? mask, float tau, Tensor? tau_rows, bool noise, " + source + ", int dim";
   define("_relaxed" + inputs + numbers + ") -> Tensor", true);
+  define("_log_relaxed" + inputs + numbers + ") -> Tensor", true);
   define("_one_hot" + inputs + numbers + ") -> Tensor", true);
   define("_one_hot_relaxed" + inputs + numbers + ") -> (Tensor, Tensor)", true);
   define("_index(Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, " + source +
              ", int dim, SymInt? num_samples" + numbers + ") -> Tensor",
          true);
+  define("_log_gumbel_softmax(Tensor logits, Tensor tau, " + source + ") -> Tensor", true);
   const std::string drawn =
       "Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, float tau, "
       "Tensor? tau_rows, ";

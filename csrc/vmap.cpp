@@ -242,6 +242,7 @@ std::tuple<Tensor, Tensor> top_k_backward_vmap(const Tensor& grad, const Tensor&
 
 TORCH_LIBRARY_IMPL(gumbel_ext, FuncTorchVmapMode, m) {
   m.impl("_relaxed", forward_kernel<forward_vmap<relaxed_operator>>);
+  m.impl("_log_relaxed", forward_kernel<forward_vmap<log_relaxed_operator>>);
   m.impl("_one_hot", forward_kernel<forward_vmap<one_hot_operator>>);
   m.impl("_one_hot_relaxed", forward_kernel<one_hot_relaxed_vmap>);
   m.impl("_index", index_kernel<index_vmap>);

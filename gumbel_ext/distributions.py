@@ -95,7 +95,7 @@ class ExpRelaxedCategorical(_Sampler, base.relaxed_categorical.ExpRelaxedCategor
     """The logarithms of what `RelaxedOneHotCategorical` samples, finite also where those underflow to 0. Source: [M],
     appendix C.3.
 
-    The noise is the kernel's; `torch.log_softmax` normalises.
+    Logarithms and noise are the kernel's, in float32 (float64 of float64) and rounded once.
 
     >>> ExpRelaxedCategorical(torch.tensor(1e-3), logits=torch.zeros(4, 3)).sample(seed=1).isfinite().all().item()
     True
@@ -123,11 +123,9 @@ class ExpRelaxedCategorical(_Sampler, base.relaxed_categorical.ExpRelaxedCategor
     ) -> Tensor:
         """Logarithms of points of the simplex, with their gradient with respect to parameters and temperature."""
         x, shape = self._scores(), self._extended_shape(sample_shape)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        noise = functional.gumbel_noise(shape, seed=seed, generator=generator, dtype=dtype, device=x.device)
-        scores = (x + noise) * 0.5  # differences of halves do not overflow
-        scores = (scores - scores.detach().amax(-1, keepdim=True)) / (self.temperature * 0.5)
-        return torch.log_softmax(scores, -1).to(x.dtype)
+        # Gradients too are those of numbers that are not rounded to 16 bits.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32)).expand(shape)
+        return functional._log_gumbel_softmax(wide, self.temperature, seed, generator).to(x.dtype)
 
 
 class RelaxedOneHotCategorical(_Sampler, base.RelaxedOneHotCategorical):

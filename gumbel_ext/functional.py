@@ -212,6 +212,16 @@ def relaxed_top_k(
     return _C.relaxed_top_k(logits, k, tau, hard, dim, mask, _seed(seed), generator)
 
 
+def _log_gumbel_softmax(
+    logits: Tensor, tau: float | Tensor, seed: int | Tensor | None, generator: torch.Generator | None
+) -> Tensor:
+    """log(gumbel_softmax(logits, tau)), finite also where that underflows to 0."""
+    if not isinstance(tau, Tensor):  # of what makes a tensor of a number, compilers leave products alone open
+        tau = torch.ones((), dtype=torch.float64, device="cpu") * tau
+    number, rows = (None, seed) if isinstance(seed, Tensor) else (_seed(seed), None)
+    return _ops._log_gumbel_softmax.default(logits, tau, number, rows, generator)
+
+
 def build_info() -> dict[str, Any]:
     """What the library was built as and what it runs on.
 

@@ -20,8 +20,8 @@ NOT_PROMISED = (
     "test_distribution",  # that identical bits have identical distributions
 )
 OPERATORS = (
-    "_relaxed", "_one_hot", "_one_hot_relaxed", "_index", "_noise", "_backward", "_backward_", "_sample", "_one_hot_of",
-    "_estimate", "_top_k", "_top_k_backward",
+    "_relaxed", "_log_relaxed", "_one_hot", "_one_hot_relaxed", "_index", "_noise", "_backward", "_backward_",
+    "_sample", "_one_hot_of", "_estimate", "_top_k", "_top_k_backward",
 )  # fmt: skip
 _libraries: list[torch.library.Library] = []
 

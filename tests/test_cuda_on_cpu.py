@@ -88,6 +88,14 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, reach: float) -> N
     assert (error <= relative * scale + 2 * torch.finfo(found.dtype).smallest_normal).all()
 
 
+def assert_logarithms_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Within twice the bound of tests/test_logarithms.py; NaNs and infinities alike."""
+    working = torch.finfo(torch.float64 if found.dtype == torch.float64 else torch.float32).eps
+    rounding = torch.finfo(found.dtype).eps if found.dtype.itemsize == 2 else 0
+    error = working * (8 + 4 * expected.double().abs()) + rounding * expected.double().abs()
+    assert ((found == expected) | found.isnan() & expected.isnan() | ((found - expected).double().abs() <= error)).all()
+
+
 def assert_gradients_close(
     found: torch.Tensor, expected: torch.Tensor, p: torch.Tensor, dy: torch.Tensor, tau: torch.Tensor | float
 ) -> None:
@@ -131,6 +139,7 @@ def test_forward_and_backward(cuda: Any, name: str, dtype: torch.dtype) -> None:
             assert torch.equal(found, expected)
             assert_close(found_relaxed, relaxed, reach)
             assert torch.equal(cuda._relaxed(*arguments), found_relaxed)
+            assert_logarithms_close(cuda._log_relaxed(*arguments), cpu._log_relaxed(*arguments))
         dy = torch.linspace(-1, 2, x.numel(), dtype=torch.float64).view(x.shape).to(dtype)
         expected_x, expected_tau = cpu._backward(dy, relaxed, 1.0, tau, -1, True, True)
         found_x, found_tau = cuda._backward(dy, relaxed, 1.0, tau, -1, True, True)
@@ -182,6 +191,7 @@ def test_chosen_plans(cuda: Any, limits: tuple[int, int], dtype: torch.dtype) ->
                 assert reference.differing(hot, expected_hot) == 0
                 assert reference.differing(cuda._one_hot(*arguments), expected_hot) == 0
                 assert_close(relaxed, expected, 1e4)
+                assert_logarithms_close(cuda._log_relaxed(*arguments), cpu._log_relaxed(*arguments))
                 arguments = (view, mask_, tau_, rows, seed, row_seeds, None, dim, 3)
                 assert torch.equal(cuda._index(*arguments), cpu._index(*arguments))
         if x.isnan().any():
@@ -225,6 +235,7 @@ def test_invalid_temperatures_give_nan(cuda: Any, dtype: torch.dtype) -> None:
     hot, relaxed = cuda._one_hot_relaxed(x, None, 1.0, tau, True, 3, None, None, -1)
     assert not relaxed[0].isnan().any() and not hot[0].isnan().any()
     assert relaxed[1:].isnan().all() and hot[1:].isnan().all()
+    assert torch.equal(cuda._log_relaxed(x, None, 1.0, tau, True, 3, None, None, -1).isnan(), relaxed.isnan())
     assert cuda._index(x, None, 1.0, tau, 3, None, None, -1, None)[2:].tolist() == [0, 0]
 
 
@@ -247,7 +258,7 @@ def test_the_tests_of_the_cpu_hold(library: Path) -> None:
 
 def test_hard_inputs(library: Path) -> None:
     """The same of hard inputs, of which these kernels take few in the time."""
-    command = [*on_device.cpu_tests("hard_inputs", "hard_estimators", "top_k"), "--hypothesis-profile=few"]
+    command = [*on_device.cpu_tests("hard_inputs", "hard_estimators", "top_k", "logarithms"), "--hypothesis-profile=few"]
     run(*command, GUMBEL_EXT_TEST_KERNELS=str(library))
 
 
@@ -267,6 +278,7 @@ def run_guarded(path: str) -> None:
             seeds = fingerprint.guarded((shape[0],), torch.int64).fill_(3)
             for a, m, dim in ((x, mask, 1), (x, mask, 0), (x.T, mask.T, 0), (x[:, -1:], mask[:, -1:], 0)):
                 relaxed = cuda._one_hot_relaxed(a, m, 0.5, None, True, 1, None, None, dim)[1]
+                cuda._log_relaxed(a, m, 0.5, None, True, 1, None, None, dim)
                 guarded = fingerprint.guarded(tuple(a.shape), dtype).copy_(relaxed)
                 cuda._backward(guarded, guarded, 0.5, None, dim, True, True)
                 cuda._index(a, m, 0.5, None, 1, None, None, dim, 3)

@@ -19,6 +19,32 @@ struct Backward {
   double tau;
   std::int64_t dim;
   bool need_logits, need_tau;
+  bool logarithms;  // `p` is log p
+
+  variable_list gradients(const Tensor& grad) {
+    const bool again = is_differentiated(grad);
+    if (logarithms) return of_logarithm(grad, again);
+    return again ? differentiable(grad) : by_kernel(grad, /*in_place=*/false);
+  }
+  // Those of y = log p, which are dx_k = (dy_k - p_k sum(dy)) / tau, dtau = -sum_k dx_k y_k, where a class of y = -inf
+  // has part in neither; by operations that can be differentiated `again`, or by fewer.
+  variable_list of_logarithm(const Tensor& grad, bool again) const {
+    const Tau temperature = number_of(Tau{tau, tau_rows});
+    const auto type = working_type(p, temperature);
+    const double scale = sum_scale(p, dim);
+    const Tensor y = widened(p, type), excluded = y == -std::numeric_limits<double>::infinity();
+    const Tensor dy = grad.to(type) * scale;
+    const Tensor all =
+        again ? dy - y.exp() * dy.sum(dim, /*keepdim=*/true) : at::_log_softmax_backward_data(dy, y, dim, type);
+    const Tensor product = all.masked_fill(excluded, 0);
+    Tensor grad_logits, grad_tau;
+    if (need_logits) grad_logits = (divide(product, temperature) / scale).to(p.scalar_type());
+    if (need_tau) {
+      const Tensor sum = (product * (y.masked_fill(excluded, 0) * kTauGradientScale)).sum(dim, /*keepdim=*/true);
+      grad_tau = reduce_to(divide(sum, temperature) / scale / -kTauGradientScale, tau_rows);
+    }
+    return {grad_logits, grad_tau};
+  }
 
   // The gradients for the logits and for tau, by operations that can be differentiated again.
   variable_list differentiable(const Tensor& grad) const {
@@ -65,7 +91,8 @@ Tensor sum_of(const variable_list& grads) {
 
 Backward SoftmaxBackward::unpack() {
   const Tensor p = relaxed.unpack(pointer_to(this)), rows = tau_rows.unpack();
-  return {p, rows, tau, dim, task_should_compute_output(0), rows.defined() && task_should_compute_output(1)};
+  const bool need_tau = rows.defined() && task_should_compute_output(1);
+  return {p, rows, tau, dim, task_should_compute_output(0), need_tau, logarithms};
 }
 
 variable_list SoftmaxBackward::apply(variable_list&& grads) {
@@ -73,8 +100,9 @@ variable_list SoftmaxBackward::apply(variable_list&& grads) {
   const Tensor grad = sum_of(grads);
   if (!grad.defined()) return variable_list(2);
   Backward backward = unpack();
-  if (backward.is_differentiated(grad)) return backward.differentiable(grad);
+  if (backward.is_differentiated(grad)) return backward.gradients(grad);
   const at::AutoDispatchBelowADInplaceOrView guard;  // nothing here is differentiated
+  if (logarithms) return backward.gradients(grad);
   const bool in_place = backward.need_logits && !at::isTensorSubclassLike(grad) && take_relaxed(backward.p);
   variable_list result = backward.by_kernel(grad, in_place);
   if (in_place) relaxed.reset_data();
@@ -92,9 +120,9 @@ variable_list apply_traced(const variable_list& grads, const std::vector<at::IVa
   backward.dim = args.unpack<std::int64_t>();
   backward.need_logits = args.unpack<bool>();
   backward.need_tau = args.unpack<bool>();
+  backward.logarithms = args.unpack<bool>();
   const Tensor grad = sum_of(grads);
-  if (!grad.defined()) return variable_list(2);
-  return backward.is_differentiated(grad) ? backward.differentiable(grad) : backward.by_kernel(grad, false);
+  return grad.defined() ? backward.gradients(grad) : variable_list(2);
 }
 
 void SoftmaxBackward::compiled_args(compiled::CompiledNodeArgs& args) const {
@@ -104,6 +132,7 @@ void SoftmaxBackward::compiled_args(compiled::CompiledNodeArgs& args) const {
   tau_as_tensor = rows.defined() ? Tensor() : at::scalar_tensor(tau, at::kDouble);
   args.collect(tau_as_tensor);
   args.collect(dim);
+  args.collect(logarithms);
 }
 
 variable_list SoftmaxBackward::apply_with_saved(const variable_list& grads, compiled::SwapSavedVariables& saved) {
@@ -118,8 +147,9 @@ variable_list SoftmaxBackward::apply_with_saved(const variable_list& grads, comp
   args.pack(backward.dim);
   args.pack(backward.need_logits);
   args.pack(backward.need_tau);
+  args.pack(backward.logarithms);
   const std::vector<at::TypePtr> types = {at::TensorType::get(), at::TensorType::get(), at::IntType::get(),
-                                          at::BoolType::get(), at::BoolType::get()};
+                                          at::BoolType::get(),   at::BoolType::get(),   at::BoolType::get()};
   const auto& compiler = compiled::getPyCompilerInterface();
   const std::string function = compiler->bind_function(saved.get_py_compiler(), name(), apply_traced, types,
                                                        /*is_custom_function=*/true, /*is_traceable=*/true);

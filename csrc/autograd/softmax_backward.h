@@ -35,11 +35,12 @@ struct SoftmaxBackward : public torch::autograd::Node {
   // without its forward.
   bool take_relaxed(const Tensor& p);
 
-  SavedVariable relaxed;   // p, an output of this node
+  SavedVariable relaxed;   // p, an output of this node; or log p
   SavedVariable tau_rows;  // or none
   double tau = 1;
   mutable Tensor tau_as_tensor;  // of a compiler, for which each value of a number is another graph; where tau is one
   std::int64_t dim = -1;
+  bool logarithms = false;  // whether the output is log p
 
  private:
   Backward unpack();

@@ -3,6 +3,7 @@
 
 #include <ATen/Functions.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/TensorSubclassLikeUtils.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
 #include "../core/gradient.h"
@@ -39,6 +40,20 @@ inline Tensor scaled_tangent(const Tensor& p, const Tensor& direction, std::int6
   const Tensor weighted = p * (direction * kGradientScale);
   return weighted - p * weighted.sum(dim, /*keepdim=*/true);
 }
+// A power of two that keeps sums over the classes of what it scales finite.
+inline double sum_scale(const Tensor& p, std::int64_t dim) {
+  const c10::SymInt classes = p.dim() ? p.sym_size(dim) : c10::SymInt(1);
+  const auto known = classes.maybe_as_int();
+  return std::exp2(known ? -std::ceil(std::log2(std::max<double>(2, double(*known)))) - 1 : -32);
+}
+// The number that a tensor of one holds, where it is the host's to read and nothing is derived along it.
+inline Tau number_of(const Tau& tau) {
+  const Tensor& rows = tau.rows;
+  const bool readable = rows.defined() && rows.dim() == 0 && rows.is_cpu() && !rows.requires_grad() &&
+                        !has_tangent(rows) && !at::isTensorSubclassLike(rows);
+  return readable ? Tau{rows.item().toDouble(), Tensor()} : tau;
+}
+
 // What the kernels' terms of tau's gradient are scaled by besides.
 constexpr double kTauTermScale = 1 / kGradientScale * kTauGradientScale;
 

@@ -138,8 +138,9 @@ struct Scores {
 struct ForwardJob {
   Scores scores;
   RowScalar tau;
-  Rows relaxed;  // softmax(scores / tau), or none
-  Rows one_hot;  // one_hot(argmax(scores)), or none
+  Rows relaxed;             // softmax(scores / tau), or none
+  Rows one_hot;             // one_hot(argmax(scores)), or none
+  bool logarithms = false;  // whether `relaxed` is log_softmax(scores / tau)
 };
 
 struct IndexJob {

@@ -1,4 +1,4 @@
-// Softmax's exponentials.
+// Softmax's exponentials, and its logarithms.
 #pragma once
 
 #include "elementary.h"
@@ -87,6 +87,29 @@ struct Exponential {
     const C power = exp2_shifted(rounded, fused_multiply_add(some, scale.low, fraction) - rest);
     return score == -C(__builtin_inff()) ? C(0) : power;
   }
+};
+
+// log softmax(scores / tau) of a row, score by score, given the largest and the sum of their Exponentials: in double,
+// rounded once to C. -infinity of -infinity, and where the logarithm leaves C.
+template <typename C>
+struct Logarithm {
+  double max, unit;      // differences of numbers this large are made of halves, and do not overflow
+  double first, second;  // 1 / (tau * unit), in two factors of about one size
+  double log_sum;
+
+  GUMBEL_EXT_INLINE Logarithm(double tau, double max, double sum) : unit(max > 0x1p900 ? 0.5 : 1) {
+    this->max = max * unit;
+    first = 1 / square_root(tau);
+    second = 1 / (tau * first) / unit;
+    log_sum = log_positive(sum * kUnshift);
+  }
+  GUMBEL_EXT_INLINE C operator()(C score) const {
+    const double difference = fused_multiply_add(static_cast<double>(score), unit, -max);
+    return static_cast<C>(fused_multiply_add(difference * first, second, -log_sum));
+  }
+
+ private:
+  static constexpr double kUnshift = sizeof(C) == 4 ? 0x1p-64 : 0x1p-512;  // 2^-kExp2Shift
 };
 
 }  // namespace gumbel_ext

@@ -67,7 +67,7 @@ void share_out(Plan& plan, const Shape& shape, std::int64_t draws, std::int64_t 
 //   contiguous   up to 4 vectors, without noise 1; where registers are shorter than that, 1.5   transposed
 //   strided      up to a tile                                                                  transposed
 //   others                                                                                     rows
-// A tau that is extreme needs the rows' exponents.
+// A tau that is extreme needs the rows' exponents; logarithms need the scores beside the exponentials.
 Plan plan_forward(const ForwardJob& job, const ElementTraits& element, std::int64_t threads) {
   const Shape& shape = job.scores.shape;
   const auto is_extreme = [&](double tau) {
@@ -77,7 +77,7 @@ Plan plan_forward(const ForwardJob& job, const ElementTraits& element, std::int6
   const double vectors = !element.registers_are_vectors ? 1.5 : job.scores.noise.on ? 4 : 1;
   const bool strided = are_strided(job.scores.logits) || are_strided(job.relaxed);
   Plan plan;
-  plan.way = choose_way(shape.tiles() == 1 && !any_tau(job.tau, shape, is_extreme),
+  plan.way = choose_way(shape.tiles() == 1 && !job.logarithms && !any_tau(job.tau, shape, is_extreme),
                         strided || double(shape.classes) <= vectors * element.vector_classes, Way::kTransposed);
   plan.group_rows = group_rows(shape, strided, kMostBlockRows);
   plan.in_place = element.compute_bytes == element.element_bytes && job.relaxed.class_stride == 1 &&

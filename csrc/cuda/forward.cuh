@@ -1,4 +1,4 @@
-// The forward row kernel: softmax(scores / tau), and, where wanted, one_hot(argmax(scores)) beside it.
+// The forward row kernel: softmax(scores / tau) or its logarithm, and, where wanted, one_hot(argmax(scores)) beside it.
 //
 //   forward_rows    a team holds a row in registers: one read, one write
 //   forward_tiles, forward_combine, forward_finish
@@ -35,20 +35,22 @@ __device__ __forceinline__ void load_scores(Compute<T> (&scores)[kPacks][kClasse
   for (int p = 0; p < kPacks; ++p) add_noise(scores[p], key, span.first(p), /*draw=*/0);
 }
 
-// scores become exponentials, relative to `max`; returns the thread's share of their sum.
+// scores become exponentials, relative to `max`, unless they are kept; returns the thread's share of the sum of those.
 template <typename C, int kPacks, int kClasses>
-__device__ __forceinline__ C exponentiate(C (&scores)[kPacks][kClasses], const ExponentScale<C>& scale, C max) {
+__device__ __forceinline__ C exponentiate(C (&scores)[kPacks][kClasses], const ExponentScale<C>& scale, C max,
+                                          bool keep_scores = false) {
   const bool is_near = !scale.is_extreme && Exponential<C>::is_near(scale.scale, max);
   const auto exponential = Exponential<C>::of_row(scale.scale, scale.reach, max, is_near);
   C sums[kPacks];
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
+    C values[kClasses];
 #pragma unroll
     for (int i = 0; i < kClasses; ++i) {
-      if (!is_near) scores[p][i] = scale.half_difference(scores[p][i], max);
-      scores[p][i] = exponential(scores[p][i]);
+      values[i] = exponential(is_near ? scores[p][i] : scale.half_difference(scores[p][i], max));
+      if (!keep_scores) scores[p][i] = values[i];
     }
-    sums[p] = tree_sum<kClasses>(scores[p]);
+    sums[p] = tree_sum<kClasses>(values);
   }
   return tree_sum<kPacks>(sums);
 }
@@ -66,6 +68,22 @@ __device__ __forceinline__ void store_relaxed(const Rows& out, const Span& span,
     C values[kClasses];
 #pragma unroll
     for (int i = 0; i < kClasses; ++i) values[i] = exponentials[p][i] * scale;
+    store_numbers<T>(row, span.first(p), span.count, values);
+  }
+}
+
+// The scores' logarithms; NaN where `undefined`.
+template <typename T, typename Span, int kPacks, int kClasses>
+__device__ __forceinline__ void store_logarithms(const Rows& out, const Span& span,
+                                                 const Compute<T> (&scores)[kPacks][kClasses],
+                                                 const Logarithm<Compute<T>>& logarithm, bool undefined) {
+  using C = Compute<T>;
+  const Row<T> row = Row<T>::template of<kClasses>(out, span.row, span.begin);
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    C values[kClasses];
+#pragma unroll
+    for (int i = 0; i < kClasses; ++i) values[i] = undefined ? C(__builtin_nanf("")) : logarithm(scores[p][i]);
     store_numbers<T>(row, span.first(p), span.count, values);
   }
 }
@@ -103,9 +121,12 @@ __global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, kP
     const ExponentScale<C> exponent = exponents(job.tau, span.row);
     const bool undefined = is_undefined(best.score) || !(exponent.tau == exponent.tau);
     if (job.one_hot) store_one_hot<T, kPacks, kClasses>(job.one_hot, span, best.index, undefined);
-    const C sum = exponentiate(scores, exponent, best.score);
+    const C sum = exponentiate(scores, exponent, best.score, job.logarithms);
     const double total = team.combine(static_cast<double>(sum), Plus());
-    store_relaxed<T>(job.relaxed, span, scores, 1 / total, undefined);
+    if (job.logarithms)
+      store_logarithms<T>(job.relaxed, span, scores, Logarithm<C>(exponent.tau, best.score, total), undefined);
+    else
+      store_relaxed<T>(job.relaxed, span, scores, 1 / total, undefined);
   }
 }
 
@@ -193,8 +214,12 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     const bool undefined = is_undefined(row.max) || !(exponent.tau == exponent.tau);
     C scores[kTilePacks<T>][kClasses];
     load_scores<T>(scores, job.scores, span);
-    exponentiate(scores, exponent, static_cast<C>(row.max));
-    store_relaxed<T>(job.relaxed, span, scores, 1 / row.sum, undefined);
+    if (job.logarithms) {
+      store_logarithms<T>(job.relaxed, span, scores, Logarithm<C>(exponent.tau, row.max, row.sum), undefined);
+    } else {
+      exponentiate(scores, exponent, static_cast<C>(row.max));
+      store_relaxed<T>(job.relaxed, span, scores, 1 / row.sum, undefined);
+    }
     if (job.one_hot) store_one_hot<T, kTilePacks<T>, kClasses>(job.one_hot, span, row.argmax - span.begin, undefined);
   });
 }

@@ -44,7 +44,7 @@ void compare_exponentials(double tau, float size) {
     for (float& score : scores) score = scale.half_difference(score, max);
   float expected[kCount];
   for (int i = 0; i < kCount; ++i) expected[i] = exponential(scores[i]);
-  cpu::GUMBEL_EXT_ISA::exponentials_of(scores, kCount, exponential);
+  cpu::GUMBEL_EXT_ISA::exponentials_of(scores, scores, kCount, exponential);
   for (int i = 0; i < kCount; ++i) compare("exponential", expected[i], scores[i]);
 }
 

@@ -106,7 +106,8 @@ std::int64_t seed_of_state(std::int64_t seed, std::int64_t offset) {
 void take_over() {
   static auto* library =
       new torch::Library(torch::Library::IMPL, "gumbel_ext", c10::DispatchKey::CPU, __FILE__, __LINE__);
-  library->impl("_relaxed", forward_kernel<Operators::relaxed>);
+  library->impl("_relaxed", forward_kernel<Operators::relaxed<false>>);
+  library->impl("_log_relaxed", forward_kernel<Operators::relaxed<true>>);
   library->impl("_one_hot", forward_kernel<Operators::one_hot>);
   library->impl("_one_hot_relaxed", forward_kernel<Operators::one_hot_relaxed>);
   library->impl("_index", index_kernel<Operators::index>);
@@ -128,7 +129,8 @@ TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
     m.def(own.schema().cloneWithName("gumbel_ext_cuda_on_cpu::" + name, ""));
     m.impl(name.c_str(), function);
   };
-  define("_relaxed", forward_kernel<Operators::relaxed>);
+  define("_relaxed", forward_kernel<Operators::relaxed<false>>);
+  define("_log_relaxed", forward_kernel<Operators::relaxed<true>>);
   define("_one_hot", forward_kernel<Operators::one_hot>);
   define("_one_hot_relaxed", forward_kernel<Operators::one_hot_relaxed>);
   define("_index", index_kernel<Operators::index>);

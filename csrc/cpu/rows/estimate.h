@@ -128,7 +128,7 @@ struct EstimateGroup {
   // The exponentials of row r, which become p. Requires: its largest score is finite.
   GUMBEL_EXT_INLINE double normalise(std::int64_t r, double tau) {
     C* p = rows.values + r * rows.stride;
-    exponentiate(p, whole, ExponentScale<C>(tau), static_cast<C>(rows.largest[r]));
+    exponentiate(p, p, whole, ExponentScale<C>(tau), static_cast<C>(rows.largest[r]));
     const double sum = sum_chunks<C>(whole / kLanes<C>, [&](std::int64_t chunk, auto) __attribute__((always_inline)) {
       return load(p + chunk * kLanes<C>);
     });

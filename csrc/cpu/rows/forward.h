@@ -1,4 +1,4 @@
-// The forward row kernel: softmax(scores / tau), and, where wanted, one_hot(argmax(scores)) beside it.
+// The forward row kernel: softmax(scores / tau) or its logarithm, and, where wanted, one_hot(argmax(scores)) beside it.
 #pragma once
 
 #include "../tile/one_hot.h"
@@ -6,17 +6,18 @@
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
-// Scores turned into exponentials, relative to their maximum, over whole vectors.
+// The scores' exponentials, relative to their maximum, over whole vectors; `out` may be `scores`.
 template <typename C>
-GUMBEL_EXT_INLINE void exponentiate(C* __restrict scores, std::int64_t n, const ExponentScale<C>& scale, C max) {
+GUMBEL_EXT_INLINE void exponentiate(C* out, const C* scores, std::int64_t n, const ExponentScale<C>& scale, C max) {
   const bool is_near = !scale.is_extreme && Exponential<C>::is_near(scale.scale, max);
   if (!is_near) {
     const ExponentScale<C> local = scale;
 #pragma omp simd
-    for (std::int64_t k = 0; k < n; ++k) scores[k] = local.half_difference(scores[k], max);
+    for (std::int64_t k = 0; k < n; ++k) out[k] = local.half_difference(scores[k], max);
+    scores = out;
   }
   const auto exponential = Exponential<C>::of_row(scale.scale, scale.reach, max, is_near);
-  exponentials_of(scores, n, exponential);
+  exponentials_of(out, scores, n, exponential);
 }
 
 // out = values * a * b, where a * b may lie below the working precision's normal range.
@@ -30,13 +31,29 @@ GUMBEL_EXT_INLINE void scale_values(T* out, const Compute<T>* values, std::int64
   for (std::int64_t k = 0; k < n; ++k) narrow(static_cast<C>(static_cast<double>(values[k]) * a * b), out[k]);
 }
 
+// Logarithms of scores, which they overwrite where that is no T; `out` may be `scores`.
+template <typename T>
+GUMBEL_EXT_INLINE void take_logarithms(T* out, Compute<T>* scores, std::int64_t n,
+                                       const Logarithm<Compute<T>>& logarithm) {
+  using C = Compute<T>;
+  const Logarithm<C> local = logarithm;
+  if constexpr (std::is_same_v<T, C>) {
+#pragma omp simd
+    for (std::int64_t k = 0; k < n; ++k) out[k] = local(scores[k]);
+  } else {
+#pragma omp simd
+    for (std::int64_t k = 0; k < n; ++k) scores[k] = local(scores[k]);
+    convert_row(out, scores, n);
+  }
+}
+
 template <typename T>
 GUMBEL_EXT_INLINE void fill_values(T* out, std::int64_t n, Compute<T> value) {
   for (std::int64_t k = 0; k < n; ++k) narrow(value, out[k]);
 }
 
-// Where the first row's exponentials of a tile wait for the others; those of row r are r * tiles * kTileClasses further
-// on.
+// Where the first row's exponentials (of logarithms, scores) of a tile wait for the others; those of row r are
+// r * tiles * kTileClasses further on.
 template <typename T>
 GUMBEL_EXT_INLINE Compute<T>* tile_values(const ForwardJob& job, const Plan& plan, const GroupState& group,
                                           std::int64_t tile) {
@@ -46,12 +63,15 @@ GUMBEL_EXT_INLINE Compute<T>* tile_values(const ForwardJob& job, const Plan& pla
   return reinterpret_cast<C*>(element<T>(job.relaxed, group.first_row, tile * kTileClasses));
 }
 
-// The exponentials of a tile's rows at `scores`, `stride` apart, relative to each row's maximum; and the statistics.
+// The exponentials of a tile's rows at `scores`, `stride` apart, relative to each row's maximum; and the statistics. Of
+// logarithms the scores themselves.
 template <typename T>
 GUMBEL_EXT_INLINE void exponentiate_rows(const ForwardJob& job, const Tile& tile, const Buffers<Compute<T>>& buffers,
                                          Compute<T>* scores, std::int64_t stride, TileStats* stats) {
   using C = Compute<T>;
   const ExponentScale<C> common(job.tau.value);
+  const std::int64_t width = padded<C>(tile.width), step = job.logarithms ? width : stride;
+  C* exponentials = job.logarithms ? buffers.second_staged : scores;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     C* row = scores + r * stride;
     const C* noise = job.scores.noise.on ? buffers.noise + r * tile.noise_stride() : nullptr;
@@ -61,13 +81,13 @@ GUMBEL_EXT_INLINE void exponentiate_rows(const ForwardJob& job, const Tile& tile
     stats[r] = {static_cast<double>(max), 0, 0, tile.begin};
     if (is_undefined(stats[r].max)) continue;
     if (job.one_hot) stats[r].argmax += find_first(row, tile.width, max);
-    exponentiate(row, padded<C>(tile.width), job.tau.rows ? ExponentScale<C>(job.tau.rows[tile.first_row + r]) : common,
-                 max);
+    exponentiate(exponentials + r * step, row, width,
+                 job.tau.rows ? ExponentScale<C>(job.tau.rows[tile.first_row + r]) : common, max);
   }
   sum_rows<C>(
-      tile.rows, padded<C>(tile.width) / kLanes<C>,
+      tile.rows, width / kLanes<C>,
       [&](std::int64_t r, std::int64_t chunk, auto)
-          __attribute__((always_inline)) { return load(scores + r * stride + chunk * kLanes<C>); },
+          __attribute__((always_inline)) { return load(exponentials + r * step + chunk * kLanes<C>); },
       [&](std::int64_t r, double sum)
           __attribute__((always_inline)) { stats[r].sum = is_undefined(stats[r].max) ? 0 : sum; });
 }
@@ -95,6 +115,9 @@ GUMBEL_EXT_INLINE void forward_rows(const ForwardJob& job, const Plan& plan, con
     sink.row(r, [&](auto* out) __attribute__((always_inline)) {
       if (is_undefined(stats[r].max))
         fill_values(out, tile.width, C(__builtin_nanf("")));
+      else if (job.logarithms)
+        take_logarithms(out, scores + r * stride, tile.width,
+                        Logarithm<C>(job.tau[tile.first_row + r], stats[r].max, stats[r].sum));
       else
         scale_values(out, scores + r * stride, tile.width, 1, 1 / stats[r].sum);
     });
@@ -137,10 +160,14 @@ void forward_finish(const ForwardJob& job, const Plan& plan, const GroupState& g
     const TileStats& row = group.row_stats[r];
     const double tile_max = group.stats[tile_index * group.rows + r].max;
     const ExponentScale<C> exponent(job.tau[tile.first_row + r]);
-    const C* values = tile_values<T>(job, plan, group, tile_index) + r * shape.tiles() * kTileClasses;
+    C* values = tile_values<T>(job, plan, group, tile_index) + r * shape.tiles() * kTileClasses;
     sink.row(r, [&](auto* out) __attribute__((always_inline)) {
-      if (is_undefined(row.max) || is_undefined(tile_max))  // no row, or a tile of nothing but -infinity
-        fill_values(out, tile.width, is_undefined(row.max) ? C(__builtin_nanf("")) : C(0));
+      if (is_undefined(row.max))
+        fill_values(out, tile.width, C(__builtin_nanf("")));
+      else if (job.logarithms)
+        take_logarithms(out, values, tile.width, Logarithm<C>(exponent.tau, row.max, row.sum));
+      else if (is_undefined(tile_max))  // a tile of nothing but -infinity
+        fill_values(out, tile.width, C(0));
       else
         scale_values(out, values, tile.width, exponent.relative(tile_max, row.max), 1 / row.sum);
     });

@@ -22,11 +22,11 @@ GUMBEL_EXT_INLINE std::uint32_t noise_of_words(C* __restrict out, const std::uin
   return smallest;
 }
 
-// Scores turned into exponentials. Requires: whole vectors of scores, none of them NaN.
+// The scores' exponentials; `out` may be `scores`. Requires: whole vectors of scores, none of them NaN.
 template <typename C>
-GUMBEL_EXT_INLINE void exponentials_of(C* __restrict scores, std::int64_t n, const Exponential<C>& exponential) {
+GUMBEL_EXT_INLINE void exponentials_of(C* out, const C* scores, std::int64_t n, const Exponential<C>& exponential) {
 #pragma omp simd
-  for (std::int64_t k = 0; k < n; ++k) scores[k] = exponential(scores[k]);
+  for (std::int64_t k = 0; k < n; ++k) out[k] = exponential(scores[k]);
 }
 
 #if !defined(GUMBEL_EXT_NEON)
@@ -155,7 +155,8 @@ GUMBEL_EXT_INLINE std::uint32_t noise_of_words(float* __restrict out, const std:
   return vminvq_u32(smallest);
 }
 
-GUMBEL_EXT_INLINE void exponentials_of(float* __restrict scores, std::int64_t n, const Exponential<float>& e) {
+GUMBEL_EXT_INLINE void exponentials_of(float* out, const float* scores, std::int64_t n,
+                                       const Exponential<float>& e) {
   const float32x4_t lowest = vdupq_n_f32(e.lowest), high = vdupq_n_f32(e.scale.high), low = vdupq_n_f32(e.scale.low);
   const float32x4_t rounder = vdupq_n_f32(e.rounder), rest = vdupq_n_f32(e.rest),
                     minus_product = vdupq_n_f32(-e.product);
@@ -172,11 +173,10 @@ GUMBEL_EXT_INLINE void exponentials_of(float* __restrict scores, std::int64_t n,
   for (std::int64_t k = 0; k < n; k += 16)
 #pragma GCC unroll 2
     for (int i = 0; i < 16; i += 8) {
-      float* at = scores + k + i;
-      const float32x4x2_t pair = vld1q_f32_x2(at);
+      const float32x4x2_t pair = vld1q_f32_x2(scores + k + i);
       const uint32x4_t first = exponential(pair.val[0]), second = exponential(pair.val[1]);
-      vst1q_f32(at, vreinterpretq_f32_u32(first));
-      vst1q_f32(at + 4, vreinterpretq_f32_u32(second));
+      vst1q_f32(out + k + i, vreinterpretq_f32_u32(first));
+      vst1q_f32(out + k + i + 4, vreinterpretq_f32_u32(second));
     }
 }
 
