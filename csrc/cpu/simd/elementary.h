@@ -155,8 +155,7 @@ GUMBEL_EXT_INLINE std::uint32_t noise_of_words(float* __restrict out, const std:
   return vminvq_u32(smallest);
 }
 
-GUMBEL_EXT_INLINE void exponentials_of(float* out, const float* scores, std::int64_t n,
-                                       const Exponential<float>& e) {
+GUMBEL_EXT_INLINE void exponentials_of(float* out, const float* scores, std::int64_t n, const Exponential<float>& e) {
   const float32x4_t lowest = vdupq_n_f32(e.lowest), high = vdupq_n_f32(e.scale.high), low = vdupq_n_f32(e.scale.low);
   const float32x4_t rounder = vdupq_n_f32(e.rounder), rest = vdupq_n_f32(e.rest),
                     minus_product = vdupq_n_f32(-e.product);
