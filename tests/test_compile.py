@@ -69,6 +69,8 @@ SCHEMAS: Cases = [
     ("gumbel_noise", "seed_tensor", ([3, 5],), {"seed": seeds(3)}),
     ("_relaxed", "default", (logits(3, 5), MASK, 0.5, None, True, 1, None, None, -1), {}),
     ("_relaxed", "default", (logits(3, 5), None, 1.0, rows(3, 1), True, None, seeds(3), None, 1), {}),
+    ("_log_relaxed", "default", (logits(3, 5), MASK, 0.5, None, True, 1, None, None, -1), {}),
+    ("_log_gumbel_softmax", "default", (logits(3, 5), rows(3, 1), 1, None, None), {}),
     ("_one_hot_relaxed", "default", (logits(3, 5), MASK, 0.5, None, True, 1, None, None, -1), {}),
     ("_one_hot", "default", (logits(3, 5, grad=False), None, 0.5, None, False, 1, None, None, 0), {}),
     ("_index", "default", (logits(3, 5), MASK, 0.5, None, 1, None, None, -1, None), {}),
