@@ -86,8 +86,8 @@ GUMBEL_EXT_INLINE T log1p_exp_of_negative(T d) {
   constexpr T kFar = sizeof(T) == 4 ? 80 : 700, kLog2E = static_cast<T>(kLog2EHigh);
   constexpr T kUnshift = sizeof(T) == 4 ? T(0x1p-64) : T(0x1p-512);
   const T some = d < kFar ? d : kFar;
-  const T rounded = fused_multiply_add(some, -kLog2E, FloatTraits<T>::kRounder);
-  const T fraction = fused_multiply_add(some, -kLog2E, FloatTraits<T>::kRounder - rounded);
+  const T rounded = fused_multiply_add(some, -kLog2E, kShiftedRounder<T>);
+  const T fraction = fused_multiply_add(some, -kLog2E, kShiftedRounder<T> - rounded);
   return log_positive(T(1) + exp2_shifted(rounded, fraction) * kUnshift);
 }
 
