@@ -5,21 +5,9 @@
 #include <ATen/MemoryOverlap.h>
 #include <torch/library.h>
 
-#include <utility>
-
-#include "checks.h"
-#include "operators.h"
-#include "tensor_rows.h"
+#include "device_inputs.h"
 
 namespace gumbel_ext {
-
-// Completes the job's noise when first called, and only then.
-template <typename Job, typename Draw>
-auto draw_once(Job& job, const Draw& draw) {
-  return [&job, &draw, drawn = false]() mutable {
-    if (!std::exchange(drawn, true)) draw(noise_of(job));
-  };
-}
 
 // A device provides
 //   struct Guard              made from a device of its kind; makes it the current one
@@ -33,88 +21,8 @@ template <typename Device>
 struct DeviceOperators {
   using Tensor = at::Tensor;
 
-  // The noise of a call. It is drawn from the generator last: a call that fails leaves that as it was.
-  struct NoiseSource {
-    Noise noise;
-    Tensor row_seeds;
-    const OptionalGenerator& generator;
-
-    NoiseSource(const OptionalSeed& seed, const OptionalTensor& seeds, const OptionalGenerator& generator,
-                RowNumbers numbers)
-        : generator(generator) {
-      noise.on = true;
-      noise.seed = static_cast<std::uint64_t>(seed.has_value() ? seed->expect_int() : 0);
-      noise.numbers = numbers;
-      must_draw = !seed.has_value() && !seeds.has_value();
-      if (!seeds.has_value()) return;
-      row_seeds = seeds->contiguous();
-      noise.row_seeds = row_seeds.template const_data_ptr<std::int64_t>();
-    }
-    void operator()(Noise& out) const {
-      out = must_draw ? Device::draw_noise(generator) : noise;
-      out.on = true;
-      out.numbers = noise.numbers;
-    }
-
-   private:
-    bool must_draw;
-  };
-
-  // A number for all rows, or one for each, which `memory` holds.
-  static RowScalar row_scalar(double number, const OptionalTensor& rows, const Tensor& logits, std::int64_t dim,
-                              Tensor& memory) {
-    if (!rows.has_value()) return {number, nullptr};
-    if (is_number(*rows)) return {rows->item().toDouble(), nullptr};
-    memory = rows_as_double(*rows, logits, dim);
-    return {1, memory.template const_data_ptr<double>()};  // of no rows, none
-  }
-
-  // The same, of which the host checks what it can read.
-  static RowScalar checked_row_scalar(const char* name, double number, const OptionalTensor& rows, const Tensor& logits,
-                                      std::int64_t dim, Tensor& memory, bool may_be_zero = false) {
-    const RowScalar scalar = row_scalar(number, rows, logits, dim, memory);
-    if (!scalar.rows) check_temperature(name, scalar.value, may_be_zero);
-    for (std::int64_t r = 0; scalar.rows && Device::kHostReadsValues && r < memory.numel(); ++r)
-      check_temperature(name, scalar.rows[r], may_be_zero);
-    return scalar;
-  }
-
-  // Memory for one double a row, 0 at first, which `tensor` holds.
-  static double* new_row_sums(const Tensor& logits, std::int64_t dim, Tensor& tensor) {
-    const auto shape = row_shape(logits, dim);
-    tensor = at::zeros(C10_AS_INTARRAYREF_SLOW(shape), logits.options().dtype(at::kDouble));
-    return tensor.template mutable_data_ptr<double>();
-  }
-
-  // A job's inputs, and the tensors that keep their memory alive.
-  struct Inputs {
-    Scores scores;
-    RowScalar tau;
-    std::int64_t dim = 0;
-    Tensor mask, row_taus;
-    std::optional<NoiseSource> noise;
-    std::optional<typename Device::Guard> guard;  // once the checks have seen that all tensors share the device
-
-    Inputs(const Arguments& args, const char* temperature_name, bool may_be_zero) {
-      dim = check_arguments(args, temperature_name, may_be_zero);
-      guard.emplace(args.logits.device());
-      scores.shape = shape_of(args.logits, dim);
-      scores.logits = rows_of(args.logits, dim);
-      scores.noise.on = args.noise;
-      if (args.mask.has_value()) {
-        mask = args.mask->expand(args.logits.sizes());
-        scores.mask = rows_of(mask, dim);
-      }
-      tau = checked_row_scalar(temperature_name, args.tau, args.tau_rows, args.logits, dim, row_taus, may_be_zero);
-      if (args.noise)
-        noise.emplace(args.seed, args.row_seeds, args.generator, row_numbers(args.logits.sizes(), dim, args.numbers));
-    }
-    auto draw() const {
-      return [this](Noise& out) {
-        if (noise) (*noise)(out);
-      };
-    }
-  };
+  using NoiseSource = gumbel_ext::NoiseSource<Device>;
+  using Inputs = gumbel_ext::Inputs<Device>;
 
   static void run(const Inputs& inputs, const Arguments& args, const Rows& relaxed, const Rows& one_hot,
                   bool logarithms = false) {
@@ -159,7 +67,7 @@ struct DeviceOperators {
     const std::int64_t dim = check_sample(args, tau, tau_rows);
     const Inputs inputs(args, "temperature", /*may_be_zero=*/false);
     Tensor memory;
-    checked_row_scalar("tau", tau, tau_rows, args.logits, dim, memory);
+    checked_row_scalar<Device>("tau", tau, tau_rows, args.logits, dim, memory);
     const auto options = args.logits.options().dtype(at::kLong);
     const auto shape = index_shape(args.logits, dim, {});
     Tensor index = at::empty(C10_AS_INTARRAYREF_SLOW(shape), options), seed = at::empty({}, options);
@@ -194,9 +102,9 @@ struct DeviceOperators {
       mask = args.mask->expand(args.logits.sizes());
       job.scores.mask = rows_of(mask, dim);
     }
-    job.temperature =
-        checked_row_scalar("temperature", args.temperature, args.temperature_rows, args.logits, dim, temperatures);
-    job.tau = checked_row_scalar("tau", args.tau, args.tau_rows, args.logits, dim, taus);
+    job.temperature = checked_row_scalar<Device>("temperature", args.temperature, args.temperature_rows, args.logits,
+                                                 dim, temperatures);
+    job.tau = checked_row_scalar<Device>("tau", args.tau, args.tau_rows, args.logits, dim, taus);
     job.scores.noise.on = true;
     job.scores.noise.numbers = row_numbers(args.logits.sizes(), dim, args.numbers);
     if (args.seed.has_value()) Device::hold_seed(job.scores.noise, args.seed->template const_data_ptr<std::int64_t>());

@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 #include <gumbel_ext/gumbel_ext.h>
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
 #include <map>
@@ -27,6 +28,14 @@ const std::map<std::string, Operation> kOperations = {
     {"hard", [](const Tensor& x, std::int64_t dim) { return gumbel_ext::gumbel_softmax(x, 0.7, true, dim, {}, 1); }},
     {"index", [](const Tensor& x, std::int64_t dim) { return gumbel_ext::gumbel_max(x, 1.0, dim, {}, {}, 1); }},
     {"cool", [](const Tensor& x, std::int64_t dim) { return gumbel_ext::gumbel_max(x, 0.3, dim, 3, x > -2, 1); }},
+    {"reinmax", [](const Tensor& x,
+                   std::int64_t dim) { return gumbel_ext::one_hot_sample(x, kTau, "reinmax", 0.8, dim, x > -2, 1); }},
+    {"rao", [](const Tensor& x,
+               std::int64_t dim) { return gumbel_ext::one_hot_sample(x, 0.7, "rao", 0.8, dim, {}, 1, {}, 3); }},
+    {"top_k",
+     [](const Tensor& x, std::int64_t dim) {
+       return gumbel_ext::relaxed_top_k(x, std::min<std::int64_t>(3, x.size(dim)), 0.7, false, dim, {}, 1);
+     }},
     {"noise",
      [](const Tensor& x, std::int64_t) { return gumbel_ext::gumbel_noise(x.sizes(), 1, {}, x.scalar_type()); }},
 };

@@ -1,0 +1,109 @@
+// What a device's operators make of their arguments: the inputs of a job, and the tensors that keep their memory alive.
+#pragma once
+
+#include <ATen/Functions.h>
+
+#include <utility>
+
+#include "checks.h"
+#include "operators.h"
+#include "tensor_rows.h"
+
+namespace gumbel_ext {
+
+// Completes the job's noise when first called, and only then.
+template <typename Job, typename Draw>
+auto draw_once(Job& job, const Draw& draw) {
+  return [&job, &draw, drawn = false]() mutable {
+    if (!std::exchange(drawn, true)) draw(noise_of(job));
+  };
+}
+
+// The noise of a call. It is drawn from the generator last: a call that fails leaves that as it was.
+template <typename Device>
+struct NoiseSource {
+  Noise noise;
+  at::Tensor row_seeds;
+  const OptionalGenerator& generator;
+
+  NoiseSource(const OptionalSeed& seed, const OptionalTensor& seeds, const OptionalGenerator& generator,
+              RowNumbers numbers)
+      : generator(generator) {
+    noise.on = true;
+    noise.seed = static_cast<std::uint64_t>(seed.has_value() ? seed->expect_int() : 0);
+    noise.numbers = numbers;
+    must_draw = !seed.has_value() && !seeds.has_value();
+    if (!seeds.has_value()) return;
+    row_seeds = seeds->contiguous();
+    noise.row_seeds = row_seeds.const_data_ptr<std::int64_t>();
+  }
+  void operator()(Noise& out) const {
+    out = must_draw ? Device::draw_noise(generator) : noise;
+    out.on = true;
+    out.numbers = noise.numbers;
+  }
+
+ private:
+  bool must_draw;
+};
+
+// A number for all rows, or one for each, which `memory` holds.
+inline RowScalar row_scalar(double number, const OptionalTensor& rows, const at::Tensor& logits, std::int64_t dim,
+                            at::Tensor& memory) {
+  if (!rows.has_value()) return {number, nullptr};
+  if (is_number(*rows)) return {rows->item().toDouble(), nullptr};
+  memory = rows_as_double(*rows, logits, dim);
+  return {1, memory.const_data_ptr<double>()};  // of no rows, none
+}
+
+// The same, of which the host checks what it can read.
+template <typename Device>
+RowScalar checked_row_scalar(const char* name, double number, const OptionalTensor& rows, const at::Tensor& logits,
+                             std::int64_t dim, at::Tensor& memory, bool may_be_zero = false) {
+  const RowScalar scalar = row_scalar(number, rows, logits, dim, memory);
+  if (!scalar.rows) check_temperature(name, scalar.value, may_be_zero);
+  for (std::int64_t r = 0; scalar.rows && Device::kHostReadsValues && r < memory.numel(); ++r)
+    check_temperature(name, scalar.rows[r], may_be_zero);
+  return scalar;
+}
+
+// Memory for one double a row, 0 at first, which `tensor` holds.
+inline double* new_row_sums(const at::Tensor& logits, std::int64_t dim, at::Tensor& tensor) {
+  const auto shape = row_shape(logits, dim);
+  tensor = at::zeros(C10_AS_INTARRAYREF_SLOW(shape), logits.options().dtype(at::kDouble));
+  return tensor.mutable_data_ptr<double>();
+}
+
+// A job's inputs, and the tensors that keep their memory alive.
+template <typename Device>
+struct Inputs {
+  Scores scores;
+  RowScalar tau;
+  std::int64_t dim = 0;
+  at::Tensor mask, row_taus;
+  std::optional<NoiseSource<Device>> noise;
+  std::optional<typename Device::Guard> guard;  // once the checks have seen that all tensors share the device
+
+  Inputs(const Arguments& args, const char* temperature_name, bool may_be_zero) {
+    dim = check_arguments(args, temperature_name, may_be_zero);
+    guard.emplace(args.logits.device());
+    scores.shape = shape_of(args.logits, dim);
+    scores.logits = rows_of(args.logits, dim);
+    scores.noise.on = args.noise;
+    if (args.mask.has_value()) {
+      mask = args.mask->expand(args.logits.sizes());
+      scores.mask = rows_of(mask, dim);
+    }
+    tau =
+        checked_row_scalar<Device>(temperature_name, args.tau, args.tau_rows, args.logits, dim, row_taus, may_be_zero);
+    if (args.noise)
+      noise.emplace(args.seed, args.row_seeds, args.generator, row_numbers(args.logits.sizes(), dim, args.numbers));
+  }
+  auto draw() const {
+    return [this](Noise& out) {
+      if (noise) (*noise)(out);
+    };
+  }
+};
+
+}  // namespace gumbel_ext
