@@ -20,7 +20,7 @@ struct EstimatedRow {
   double log_normaliser;  // log sum exp(logits / temperature), less the shift
 };
 struct EstimatedSweep {
-  double max, sum, dot;  // dot: sum exp((score - max) / tau) dy * kGradientScale
+  double max, sum, dot;  // dot: sum exp((score - max) / tau) dy * kGradientScale, then over the sum
 };
 
 // A row's softmax and its product with dy, over some of its classes.
@@ -42,6 +42,7 @@ template <typename T, typename Team>
 struct EstimateSpan {
   using C = Compute<T>;
   static constexpr int kClasses = kPackClasses<T>;
+  static constexpr double kUnshift = sizeof(C) == 4 ? 0x1p-64 : 0x1p-512;  // 2^-kExp2Shift
   const EstimateJob& job;
   Span<Team, kClasses> span;
   Logits<T, kClasses> logits;
@@ -111,19 +112,20 @@ struct EstimateSpan {
       pack.sum = static_cast<double>(exponentiate(values, combine.exponent, max));
 #pragma unroll
       for (int i = 0; i < kClasses; ++i)
-        if (values[0][i] != 0) pack.dot += static_cast<double>(values[0][i]) * (static_cast<double>(dy[i]) * scale);
+        if (values[0][i] != 0)  // unshifted first: dy may be subnormal
+          pack.dot += static_cast<double>(values[0][i]) * kUnshift * (static_cast<double>(dy[i]) * scale);
       mine = combine(mine, pack);
     }
     return span.team.combine(mine, combine);
   }
   // <p, dy> * kGradientScale is its dot over its sum; of scaled numbers where the usual ones overflow.
   __device__ __forceinline__ EstimatedSweep sweep_row(const Sweep& sweep, const EstimatedRow& kept) const {
-    constexpr double kUnshift = sizeof(C) == 4 ? 0x1p-64 : 0x1p-512, kSmall = 0x1p-64;
-    EstimatedSweep found = pass(sweep, kept, kGradientScale * kUnshift);
+    constexpr double kSmall = 0x1p-64;
+    EstimatedSweep found = pass(sweep, kept, kGradientScale);
     found.sum *= kUnshift;
     found.dot /= found.sum;
     if (found.dot - found.dot == 0) return found;
-    const EstimatedSweep scaled = pass(sweep, kept, kGradientScale * kUnshift * kSmall);
+    const EstimatedSweep scaled = pass(sweep, kept, kGradientScale * kSmall);
     found.dot = scaled.dot / (scaled.sum * kUnshift) / kSmall;
     return found;
   }
@@ -172,8 +174,7 @@ __device__ __forceinline__ double add_sweep(C (&dx)[kClasses], const C (&dy)[kCl
   C p[1][kClasses];
   state.scores(p[0], sweep, kept, best, first);
   exponentiate(p, ExponentScale<C>(sweep.tau), static_cast<C>(found.max));
-  constexpr double kUnshift = sizeof(C) == 4 ? 0x1p-64 : 0x1p-512;
-  const C scale = static_cast<C>(kUnshift / found.sum);
+  const C scale = static_cast<C>(state.kUnshift / found.sum);
   const double s = found.dot, half = dy_i * kGradientScale;
   const double centre = state.row.centre(m, s, half), rest = state.row.rest(m, s, half);
   const double divisor = state.row.divisor();
