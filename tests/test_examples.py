@@ -11,6 +11,7 @@ from commands import ROOT, run
 for package in ("matplotlib", "sklearn", "tqdm"):
     pytest.importorskip(package)
 
+pytestmark = pytest.mark.long  # half a minute together
 Table = dict[str, dict[str, float]]
 """Rows by their first cell, columns by their header; the mean where a cell says a spread. Empty cells are left out."""
 

@@ -30,7 +30,11 @@ Tensor value_tangent(const Choice& given) {
   choice.tau_rows = primal(given.tau_rows);
   Tensor sum;
   const auto add = [&](const Tensor& part) { sum = sum.defined() ? sum + part : part; };
-  const auto along = [&](const Tensor& direction) { return std::get<0>(estimate(direction, choice, false, false)); };
+  // A tangent may be derived along again, at a level of torch.func's that cannot be seen from here.
+  const bool again = Estimator(choice.estimator) != Estimator::kRao;
+  const auto along = [&](const Tensor& direction) {
+    return std::get<0>(estimate(direction, choice, false, false, again));
+  };
   if (const Tensor d = tangent(given.logits); d.defined()) add(along(d));
   if (const Tensor d = tangent(given.temperature_rows);
       d.defined() && Estimator(choice.estimator) != Estimator::kSoftmax) {

@@ -88,8 +88,8 @@ variable_list gradients(const Tensor& grad, const Choice& c, const std::vector<b
 
 }  // namespace
 
-Gradients estimate(const Tensor& grad, const Choice& choice, bool need_temperature, bool need_tau) {
-  if (is_differentiated(grad, choice)) return Formula(choice).gradients(grad, need_temperature, need_tau);
+Gradients estimate(const Tensor& grad, const Choice& choice, bool need_temperature, bool need_tau, bool again) {
+  if (again || is_differentiated(grad, choice)) return Formula(choice).gradients(grad, need_temperature, need_tau);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_estimate(grad, choice.arguments(), need_temperature, need_tau);
 }

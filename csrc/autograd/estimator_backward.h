@@ -13,9 +13,9 @@ namespace gumbel_ext {
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
-// The gradients for logits, temperature and tau, of one for one_hot(index); by operations that can be differentiated
-// again where something asks for that.
-Gradients estimate(const Tensor& grad, const Choice& choice, bool need_temperature, bool need_tau);
+// The gradients for logits, temperature and tau, of one for one_hot(index): by the kernel; by operations that can be
+// differentiated again where something asks for that, or where `again` does.
+Gradients estimate(const Tensor& grad, const Choice& choice, bool need_temperature, bool need_tau, bool again = false);
 
 // The tangent of one_hot(index) along one of tau.
 Tensor tangent_along_tau(const Choice& choice, const Tensor& d_tau);

@@ -43,8 +43,10 @@ inline Tensor scaled_tangent(const Tensor& p, const Tensor& direction, std::int6
 // A power of two that keeps sums over the classes of what it scales finite.
 inline double sum_scale(const Tensor& p, std::int64_t dim) {
   const c10::SymInt classes = p.dim() ? p.sym_size(dim) : c10::SymInt(1);
-  const auto known = classes.maybe_as_int();
-  return std::exp2(known ? -std::ceil(std::log2(std::max<double>(2, double(*known)))) - 1 : -32);
+  const std::int64_t most = classes.maybe_as_int().value_or(std::int64_t(1) << 31);
+  double scale = 0.5;
+  for (std::int64_t sum = 1; sum < most; sum *= 2) scale *= 0.5;
+  return scale;
 }
 // The number that a tensor of one holds, where it is the host's to read and nothing is derived along it.
 inline Tau number_of(const Tau& tau) {
