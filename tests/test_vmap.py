@@ -126,10 +126,10 @@ def test_operators(name: str, seed: dict[str, None]) -> None:
     """torch.ops means the same by randomness; a seed of None is none, whichever overload takes it."""
     row = OPERATIONS[name]
     function = getattr(torch.ops.gumbel_ext, row.function)
+    first = torch.zeros(4, CLASSES) if row.logits else [4, CLASSES]
     calls: list[tuple[Callable[[Tensor], Tensor], Tensor]] = [
-        (lambda i: function([4, CLASSES] if not row.logits else torch.zeros(4, CLASSES), *row.leading, **row.arguments, **seed),
-         torch.arange(3))
-    ]  # fmt: skip
+        (lambda i: function(first, *row.leading, **row.arguments, **seed), torch.arange(3))
+    ]
     if row.logits:
         calls.append((lambda x: function(x, *row.leading, **row.arguments, **seed), torch.zeros(3, 4, CLASSES)))
     for call, x in calls:
