@@ -30,8 +30,7 @@ Sample sample(const at::Tensor& logits, const OptionalTensor& weight, const Temp
       {logits, mask, temperature.number, temperature.rows, true, seed.number, seed.rows, generator, dim, {}, number},
       tau.number, tau.rows);
   const bool drawn = !seed.number && !seed.rows;
-  const bool is_noisy = Estimator(by) == Estimator::kGumbel || Estimator(by) == Estimator::kRao;
-  const OptionalTensor used = is_noisy && !seed.rows ? OptionalTensor(seed_held) : OptionalTensor();
+  const OptionalTensor used = takes_noise(Estimator(by)) && !seed.rows ? OptionalTensor(seed_held) : OptionalTensor();
   return {call_choice(weight, {logits,
                                mask,
                                temperature.number,

@@ -111,9 +111,8 @@ GUMBEL_EXT_API at::Tensor gumbel_noise(at::IntArrayRef size, const Seed& seed = 
 ///   "gumbel"    J(p) dy / (tau T), p = softmax((x / T + g) / tau): gumbel_softmax(hard = true)'s.
 ///   "softmax"   J(p) dy / tau, p = softmax(x / tau), without noise; at T != tau, the decoupled one.
 ///   "reinmax"   (2 J((z + q) / 2) - J(r) / 2) dy / T, q = softmax(x / (T tau)), r = softmax(x / T). tau gets none.
-///   "rao"       the mean of "gumbel"'s over `num_noises` noises given z, the first of which is the draw's own. What
-///   the
-///               noise owes to the logits is not differentiated.
+///   "rao"       the mean of "gumbel"'s over `num_noises` noises given z, the first of which is the draw's own. How the
+///               noise depends on the logits is not differentiated.
 /// Temperatures that are tensors get the gradients of the same formulas.
 /// Sources: Jang et al. 2017; Bengio et al. 2013, and Shah et al., arXiv 2410.13331; Liu et al., "Bridging discrete and
 /// backpropagation: straight-through and beyond", NeurIPS 2023; Paulus et al., "Rao-Blackwellizing the straight-through

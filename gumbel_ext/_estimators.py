@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gumbel_ext._override import overridden
-from gumbel_ext.functional import _C, _is_overridden, _is_traced, _ops, _seed
+from gumbel_ext.functional import _C, _in_tensor, _is_overridden, _is_traced, _ops, _seed
 
 Estimator = Literal["gumbel", "softmax", "reinmax", "rao"]
 
@@ -119,5 +119,4 @@ def _alike(*temperatures: float | Tensor) -> list[float | Tensor]:
     """Both numbers, or both tensors, as operators have them."""
     if not any(isinstance(value, Tensor) for value in temperatures):
         return list(temperatures)
-    one = torch.ones((), dtype=torch.float64, device="cpu")
-    return [value if isinstance(value, Tensor) else one * value for value in temperatures]
+    return [value if isinstance(value, Tensor) else _in_tensor(value) for value in temperatures]

@@ -216,8 +216,7 @@ def _log_gumbel_softmax(
     logits: Tensor, tau: float | Tensor, seed: int | Tensor | None, generator: torch.Generator | None
 ) -> Tensor:
     """log(gumbel_softmax(logits, tau)), finite also where that underflows to 0."""
-    if not isinstance(tau, Tensor):  # of what makes a tensor of a number, compilers leave products alone open
-        tau = torch.ones((), dtype=torch.float64, device="cpu") * tau
+    tau = tau if isinstance(tau, Tensor) else _in_tensor(tau)
     number, rows = (None, seed) if isinstance(seed, Tensor) else (_seed(seed), None)
     return _ops._log_gumbel_softmax.default(logits, tau, number, rows, generator)
 
@@ -255,6 +254,11 @@ def _is_overridden(logits: Tensor, *others: Any) -> bool:
 def _is_traced() -> bool:
     """Whether a compiler has to see an operator."""
     return _C is None or torch.compiler.is_compiling()
+
+
+def _in_tensor(number: Any) -> Tensor:
+    """Of what makes a tensor of a number, compilers leave products alone open."""
+    return torch.ones((), dtype=torch.float64, device="cpu") * number
 
 
 def _seed(seed: int | Tensor | None) -> int | Tensor | None:

@@ -58,9 +58,8 @@ class _Operator(OpOverloadPacket):
 
 
 def _in_tensor(number: Any) -> Any:
-    # Of what makes a tensor of a number, compilers leave products alone open.
     is_number = isinstance(number, (float, int, torch.SymFloat, torch.SymInt))
-    return torch.ones((), dtype=torch.float64, device="cpu") * number if is_number else number
+    return functional._in_tensor(number) if is_number else number
 
 
 def _in_tensors(at: int, args: tuple[Any, ...]) -> tuple[Any, ...]:

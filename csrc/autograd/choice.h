@@ -1,6 +1,8 @@
 // A sample as its gradient sees it: what the estimator takes, and the matrix whose rows are chosen.
 #pragma once
 
+#include <array>
+
 #include "../operators.h"
 
 namespace gumbel_ext {
@@ -19,6 +21,10 @@ struct Choice {
   Choice() = default;
   Choice(const OptionalTensor& weight, const EstimatorArguments& args);
   EstimatorArguments arguments() const;
+  // Those that may be none.
+  std::array<OptionalTensor*, 6> optional() {
+    return {&seed, &weight, &mask, &temperature_rows, &tau_rows, &row_seeds};
+  }
 
   // The gradient for one_hot(index), of the one for the value.
   Tensor to_one_hot(const Tensor& grad) const;

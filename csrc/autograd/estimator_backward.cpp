@@ -103,29 +103,24 @@ Tensor tangent_along_tau(const Choice& choice, const Tensor& d_tau) {
 
 void EstimatorBackward::save(const Choice& choice) {
   rest_ = choice;
+  tensors_[0] = SavedVariable(choice.logits, /*is_output=*/false);
+  tensors_[1] = SavedVariable(choice.index, /*is_output=*/false);
   rest_.logits = rest_.index = Tensor();
-  rest_.seed = rest_.weight = rest_.mask = rest_.temperature_rows = rest_.tau_rows = rest_.row_seeds = {};
-  const OptionalTensor all[kTensors] = {choice.logits,   choice.index,    choice.seed,
-                                        choice.weight,   choice.mask,     choice.temperature_rows,
-                                        choice.tau_rows, choice.row_seeds};
-  for (std::size_t i = 0; i < kTensors; ++i)
-    if (all[i]) tensors_[i] = SavedVariable(*all[i], /*is_output=*/false);
+  SavedVariable* saved = tensors_ + 2;
+  for (OptionalTensor* tensor : rest_.optional()) {
+    if (*tensor) *saved = SavedVariable(**tensor, /*is_output=*/false);
+    tensor->reset();
+    ++saved;
+  }
 }
 
 Choice EstimatorBackward::unpack() {
   Choice choice = rest_;
-  const auto optional = [&](std::size_t i) {
-    const Tensor tensor = tensors_[i].unpack();
-    return tensor.defined() ? OptionalTensor(tensor) : OptionalTensor();
-  };
   choice.logits = tensors_[0].unpack();
   choice.index = tensors_[1].unpack();
-  choice.seed = optional(2);
-  choice.weight = optional(3);
-  choice.mask = optional(4);
-  choice.temperature_rows = optional(5);
-  choice.tau_rows = optional(6);
-  choice.row_seeds = optional(7);
+  const SavedVariable* saved = tensors_ + 2;
+  for (OptionalTensor* tensor : choice.optional())
+    if (const Tensor unpacked = (saved++)->unpack(); unpacked.defined()) *tensor = unpacked;
   return choice;
 }
 
@@ -147,13 +142,13 @@ namespace compiled = torch::dynamo::autograd;
 namespace {
 
 // A graph's view of a Choice: all tensors, with others in the place of those that are none, and numbers.
-void pack(compiled::PackedArgs& args, const Choice& c, const std::vector<bool>& needed) {
-  const OptionalTensor optional[] = {c.seed, c.weight, c.mask, c.temperature_rows, c.tau_rows, c.row_seeds};
+void pack(compiled::PackedArgs& args, Choice& c, const std::vector<bool>& needed) {
+  const auto optional = c.optional();
   std::int64_t present = 0, inputs = 0;
-  for (std::size_t i = 0; i < std::size(optional); ++i) present |= std::int64_t(optional[i].has_value()) << i;
+  for (std::size_t i = 0; i < optional.size(); ++i) present |= std::int64_t(optional[i]->has_value()) << i;
   for (std::size_t i = 0; i < needed.size(); ++i) inputs |= std::int64_t(needed[i]) << i;
   for (const Tensor& tensor : {c.logits, c.index}) args.pack(tensor);
-  for (const OptionalTensor& tensor : optional) args.pack(tensor.value_or(c.index));
+  for (const OptionalTensor* tensor : optional) args.pack(tensor->value_or(c.index));
   for (const std::int64_t number : {present, inputs, c.estimator, c.num_noises, c.dim, std::int64_t(c.drawn)})
     args.pack(number);
 }
@@ -164,14 +159,14 @@ variable_list apply_traced(const variable_list& grads, const std::vector<at::IVa
   Choice c;
   c.logits = args.unpack<Tensor>();
   c.index = args.unpack<Tensor>();
-  OptionalTensor* const optional[] = {&c.seed, &c.weight, &c.mask, &c.temperature_rows, &c.tau_rows, &c.row_seeds};
+  const auto optional = c.optional();
   for (OptionalTensor* tensor : optional) *tensor = args.unpack<Tensor>();
   const auto present = args.unpack<std::int64_t>(), inputs = args.unpack<std::int64_t>();
   c.estimator = args.unpack<std::int64_t>();
   c.num_noises = args.unpack<std::int64_t>();
   c.dim = args.unpack<std::int64_t>();
   c.drawn = args.unpack<std::int64_t>() != 0;
-  for (std::size_t i = 0; i < std::size(optional); ++i)
+  for (std::size_t i = 0; i < optional.size(); ++i)
     if (!(present >> i & 1)) optional[i]->reset();
   std::vector<bool> needed;
   for (std::size_t i = 0; i < EstimatorBackward::kInputs; ++i) needed.push_back(inputs >> i & 1);

@@ -23,6 +23,7 @@ struct FloatTraits<float> {
   static constexpr float kLargest = 0x1.fffffep127f;
   static constexpr float kSmallestNormal = 0x1p-126f;
   static constexpr int kExp2Shift = 64;
+  static constexpr float kExp2Unshift = 0x1p-64f;
   static constexpr double kExp2Lowest = -189;  // 2^(this + kExp2Shift) is normal
 };
 
@@ -37,6 +38,7 @@ struct FloatTraits<double> {
   static constexpr double kLargest = 0x1.fffffffffffffp1023;
   static constexpr double kSmallestNormal = 0x1p-1022;
   static constexpr int kExp2Shift = 512;
+  static constexpr double kExp2Unshift = 0x1p-512;
   static constexpr double kExp2Lowest = -1500;
 };
 
@@ -153,7 +155,7 @@ GUMBEL_EXT_INLINE double exponential(double x) {
   if (!(x > kLowest)) return x != x ? x : 0;
   const double rounded = fused_multiply_add(x, kLog2EHigh, 0.0) + kRounder;
   const double fraction = fused_multiply_add(x, kLog2EHigh, kRounder - rounded);
-  return exp2_shifted(rounded, fused_multiply_add(x, kLog2ELow, fraction)) * 0x1p-512;  // unshifted
+  return exp2_shifted(rounded, fused_multiply_add(x, kLog2ELow, fraction)) * FloatTraits<double>::kExp2Unshift;
 }
 
 }  // namespace gumbel_ext

@@ -8,7 +8,7 @@
 //   kRao      the mean of kGumbel's over K noises under which i wins                          Paulus et al. 2021
 //
 // Every one is a sum of sweeps over the row, each of one softmax p:
-//   T-or-tau dx_k = sum_m weight_m p_mk (dy_k - centre_m)  (+ rest, where k = i)
+//   dx_k = (sum_m weight_m p_mk (dy_k - centre_m)  (+ rest, where k = i)) / divisor
 // since 2 J((e_i + q) / 2) dy = q (dy - (dy_i + s) / 2) + e_i (dy_i - s) / 2, with s = <q, dy>; where tau is 1, q is r
 // and the whole is q (dy - dy_i) / 2 + e_i (dy_i - s) / 2.
 #pragma once
@@ -84,11 +84,10 @@ struct RowEstimate {
 template <typename T>
 GUMBEL_EXT_INLINE T log1p_exp_of_negative(T d) {
   constexpr T kFar = sizeof(T) == 4 ? 80 : 700, kLog2E = static_cast<T>(kLog2EHigh);
-  constexpr T kUnshift = sizeof(T) == 4 ? T(0x1p-64) : T(0x1p-512);
   const T some = d < kFar ? d : kFar;
   const T rounded = fused_multiply_add(some, -kLog2E, kShiftedRounder<T>);
   const T fraction = fused_multiply_add(some, -kLog2E, kShiftedRounder<T> - rounded);
-  return log_positive(T(1) + exp2_shifted(rounded, fraction) * kUnshift);
+  return log_positive(T(1) + exp2_shifted(rounded, fraction) * FloatTraits<T>::kExp2Unshift);
 }
 
 // A class's score given that the winner's is `best`: -log(e^-score + e^-best), of a score that was drawn without regard

@@ -176,6 +176,11 @@ struct BackwardJob {
 // Which gradient a one-hot sample has (core/estimator.h).
 enum class Estimator : std::int64_t { kGumbel, kSoftmax, kReinmax, kRao };
 
+// Whether its gradient takes the noise of the draw.
+GUMBEL_EXT_INLINE constexpr bool takes_noise(Estimator estimator) {
+  return estimator == Estimator::kGumbel || estimator == Estimator::kRao;
+}
+
 // The gradients of one_hot(index), index = argmax(logits / temperature + noise), by an estimator.
 struct EstimateJob {
   Scores scores;  // with the noise of the draw

@@ -101,15 +101,12 @@ struct Logarithm {
     this->max = max * unit;
     first = 1 / square_root(tau);
     second = 1 / (tau * first) / unit;
-    log_sum = log_positive(sum * kUnshift);
+    log_sum = log_positive(sum * FloatTraits<C>::kExp2Unshift);
   }
   GUMBEL_EXT_INLINE C operator()(C score) const {
     const double difference = fused_multiply_add(static_cast<double>(score), unit, -max);
     return static_cast<C>(fused_multiply_add(difference * first, second, -log_sum));
   }
-
- private:
-  static constexpr double kUnshift = sizeof(C) == 4 ? 0x1p-64 : 0x1p-512;  // 2^-kExp2Shift
 };
 
 }  // namespace gumbel_ext

@@ -34,11 +34,10 @@ struct RelativeExponential {
   GUMBEL_EXT_INLINE explicit RelativeExponential(double tau) : exponential(of(tau)) {
   }
   GUMBEL_EXT_INLINE double operator()(double a, double b) const {
-    return exponential(a - b) * 0x1p-512;  // unshifted
+    return exponential(a - b) * FloatTraits<double>::kExp2Unshift;
   }
 
  private:
-  static_assert(FloatTraits<double>::kExp2Shift == 512);
   GUMBEL_EXT_INLINE static Exponential<double> of(double tau) {
     constexpr double kSmallest = 0x1p-1000;  // noise leaves no difference of scores that is near it, but 0
     const ExponentScale<double> scale(tau * kScoreUnit > kSmallest ? tau * kScoreUnit : kSmallest);

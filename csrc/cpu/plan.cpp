@@ -122,23 +122,27 @@ Plan plan_backward(const BackwardJob& job, const ElementTraits& element, std::in
   return plan;
 }
 
-// Rows of several tiles go one by one, and every group to one thread.
+// The same, with every group on one thread.
+void share_out_groups(Plan& plan, const Shape& shape, std::int64_t threads) {
+  share_out(plan, shape, 1, threads);
+  if (plan.share_tiles) plan.parts = std::min(threads, plan.tasks);
+  plan.share_tiles = false;
+}
+
+// Rows of several tiles go one by one.
 Plan plan_estimate(const EstimateJob& job, std::int64_t threads) {
   const Shape& shape = job.scores.shape;
   const bool strided = are_strided(job.scores.logits) || are_strided(job.grad) || are_strided(job.grad_logits);
   Plan plan;
   plan.group_rows = shape.tiles() > 1 ? 1 : group_rows(shape, strided, kAdjacentRows);
-  share_out(plan, shape, 1, threads);
-  if (plan.share_tiles) plan.parts = std::min(threads, plan.tasks);
-  plan.share_tiles = false;
+  share_out_groups(plan, shape, threads);
   return plan;
 }
 
 Plan plan_one_hot(const OneHotJob& job, std::int64_t threads) {
   Plan plan;
   plan.group_rows = group_rows(job.shape, are_strided(job.out), kAdjacentRows);
-  share_out(plan, job.shape, 1, threads);
-  plan.share_tiles = false;
+  share_out_groups(plan, job.shape, threads);
   return plan;
 }
 

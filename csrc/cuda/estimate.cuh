@@ -42,7 +42,7 @@ template <typename T, typename Team>
 struct EstimateSpan {
   using C = Compute<T>;
   static constexpr int kClasses = kPackClasses<T>;
-  static constexpr double kUnshift = sizeof(C) == 4 ? 0x1p-64 : 0x1p-512;  // 2^-kExp2Shift
+  static constexpr double kUnshift = FloatTraits<C>::kExp2Unshift;
   const EstimateJob& job;
   Span<Team, kClasses> span;
   Logits<T, kClasses> logits;
@@ -60,9 +60,6 @@ struct EstimateSpan {
             job.num_noises},
         index(job.index[span.row]),
         packs((static_cast<int>(job.scores.shape.classes) + team.size() * kClasses - 1) / (team.size() * kClasses)) {
-  }
-  __device__ __forceinline__ bool is_noisy() const {
-    return job.estimator == Estimator::kGumbel || job.estimator == Estimator::kRao;
   }
   __device__ __forceinline__ bool is_undefined_row() const {
     return index < 0 || !(row.temperature == row.temperature) || !(row.tau == row.tau);
@@ -132,7 +129,7 @@ struct EstimateSpan {
   // Where finite quotients by a low temperature could leave the range, the largest logit is subtracted first.
   __device__ __forceinline__ EstimatedRow row_constants() const {
     EstimatedRow kept{0, 0};
-    if (!is_noisy()) return kept;
+    if (!takes_noise(job.estimator)) return kept;
     if (row.temperature < 1) kept.shift = pass({1, 1, false, false, 0}, kept, 0).max;
     if (job.estimator != Estimator::kRao) return kept;
     // The normaliser, of quotients: their sum at temperature 1 is the logits' at `temperature`.
@@ -155,7 +152,7 @@ __global__ void __launch_bounds__(kEstimateThreads, 2)
     const bool writes = team.rank() == 0 && state.span.count > 0;
     const EstimatedRow kept = state.row_constants();
     if (writes) rows[state.span.row] = kept;
-    for (std::int64_t m = 0; m < most; ++m) {
+    for (std::int64_t m = 0; m < state.row.sweeps(); ++m) {
       const Sweep sweep = state.row.sweep(m);
       const EstimatedSweep found = state.sweep_row(sweep, kept);
       if (writes) sweeps[state.span.row * most + m] = found;

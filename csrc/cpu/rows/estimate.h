@@ -15,7 +15,6 @@ struct EstimateRows {
   std::int64_t stride;
   C *values, *dy, *sum;     // [rows][stride]: scores, then p; the gradient of z, 0 in the padding; the sweeps' sum
   double *shift, *largest;  // [rows] what is subtracted from the logits first; the largest score
-  double* winner;           // [rows] the winner's score, of conditional noise
   double* log_normaliser;   // [rows] log sum exp(logits / temperature)
   double* tau_sum;          // [rows] of the sweeps' (core/gradient.h)
   std::int64_t bytes;
@@ -28,8 +27,7 @@ struct EstimateRows {
       next += static_cast<std::uintptr_t>(round_up(count * std::int64_t(sizeof(*pointer)), kVecBytes));
     };
     for (C** const rows : {&values, &dy, &sum}) take(*rows, plan.group_rows * stride + kLanes<C>);
-    for (double** const numbers : {&shift, &largest, &winner, &log_normaliser, &tau_sum})
-      take(*numbers, plan.group_rows);
+    for (double** const numbers : {&shift, &largest, &log_normaliser, &tau_sum}) take(*numbers, plan.group_rows);
     bytes = static_cast<std::int64_t>(next - reinterpret_cast<std::uintptr_t>(memory));
   }
 };
@@ -81,7 +79,7 @@ struct EstimateGroup {
   // rows.values and rows.largest.
   void score(const ScorePass& pass) {
     for (std::int64_t r = 0; r < group.rows; ++r) rows.largest[r] = -__builtin_inf();
-    Noise noise = job.scores.noise;
+    const Noise& noise = job.scores.noise;
     for_each_tile([&](const Tile& tile) __attribute__((always_inline)) {
       stage_logits<T>(job.scores.logits, job.scores.mask, tile, buffers);
       if (pass.noisy) {
@@ -248,7 +246,7 @@ struct EstimateGroup {
 template <typename T>
 void estimate_group(const EstimateJob& job, const Plan& plan, const GroupState& group, Workspace workspace) {
   EstimateGroup<T> state(job, plan, group, workspace);
-  const bool noisy = job.estimator == Estimator::kGumbel || job.estimator == Estimator::kRao;
+  const bool noisy = takes_noise(job.estimator);
   if (noisy) state.find_shifts();
   if (job.estimator == Estimator::kRao && job.num_noises > 1) state.find_log_normalisers();
   state.stage_grad();
