@@ -154,7 +154,7 @@ def gumbel_top_k(
 
 def _with_threshold(logits: Tensor, k: int, temperature: float | Tensor, *, dim: int, **others: Any) -> TopKWithThreshold:
     """The class that follows is one more, where there is one."""
-    follows = isinstance(k, int) and 1 <= k < (logits.shape[dim] if logits.dim() else 1)
+    follows = hasattr(k, "__index__") and 1 <= k < (logits.shape[dim] if logits.dim() else 1)
     found = gumbel_top_k(logits, k + follows, temperature, dim=dim, **others)
     if not follows:
         return TopKWithThreshold(*found, torch.full_like(found.scores[..., 0], -torch.inf))

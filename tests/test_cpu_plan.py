@@ -51,6 +51,8 @@ def outputs(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[torch.Tensor
         mask = (torch.arange(classes) % 3 != 1).view((1, classes) if dim == 1 else (classes, 1))
         yield gumbel_ext.gumbel_max(x, 0.7, dim=dim, mask=mask, seed=3, num_samples=2)
         yield gumbel_ext.gumbel_max(x, torch.where(tau < 1, 0, tau), dim=dim, seed=3)
+        for k, t in ((min(3, classes), 0.7), (classes, tau), (classes // 20 + 1, torch.where(tau < 1, 0, 1e-3 * tau))):
+            yield from gumbel_ext.gumbel_top_k(x, k, t, dim=dim, mask=mask, seed=3)
         for operation in (gumbel_ext.softmax, gumbel_ext.straight_through):
             yield operation(x, tau, dim=dim)
         for hard, t in itertools.product((False, True), (0.5, tau)):
