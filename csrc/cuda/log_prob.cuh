@@ -170,7 +170,6 @@ __global__ void __launch_bounds__(kLogProbThreads, 2)
   GUMBEL_EXT_SHARED(typename Team::Scratch, scratch);
   const Team team{scratch};
   const LogProbJob& in = job.forward;
-  const Scores scores{in.shape, in.logits, in.mask, {}};
   for (std::int64_t base = team.first(); base < in.shape.rows; base += team.step()) {
     const Span<Team, kClasses> span(team, in.shape, base);
     const RowAnswers answers = answers_of(in, span.row);
@@ -184,7 +183,7 @@ __global__ void __launch_bounds__(kLogProbThreads, 2)
     const AnswersGradient gradient(some, draws, grad_of_entropy<C>(job, span.row));
     const FastAnswersGradient<C> fast(gradient);
     const ExponentScale<C> scale(some.temperature);
-    const Logits<T, kClasses> row(scores, span.row, 0);
+    const Logits<T, kClasses> row(in.logits, in.mask, span.row, 0);
     const Row<T> out = Row<T>::template of<kClasses>(job.grad_logits, span.row, 0);
     const C filler = answers.is_defined() ? C(0) : C(__builtin_nanf(""));
     for (int p = 0; p < packs_of<decltype(span), kClasses>(span, in.shape); ++p) {

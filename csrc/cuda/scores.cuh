@@ -68,9 +68,12 @@ struct Logits {
   Row<std::uint8_t> mask;
   bool masked;
 
+  __device__ __forceinline__ Logits(const Rows& logits, const Rows& allowed, std::int64_t r, std::int64_t begin)
+      : row(Row<T>::template of<kClasses>(logits, r, begin)), mask{}, masked(allowed) {
+    if (masked) mask = Row<std::uint8_t>::template of<kClasses>(allowed, r, begin);
+  }
   __device__ __forceinline__ Logits(const Scores& scores, std::int64_t r, std::int64_t begin)
-      : row(Row<T>::template of<kClasses>(scores.logits, r, begin)), mask{}, masked(scores.mask) {
-    if (masked) mask = Row<std::uint8_t>::template of<kClasses>(scores.mask, r, begin);
+      : Logits(scores.logits, scores.mask, r, begin) {
   }
   // Classes [first, first + kClasses); -infinity from class `count` on.
   __device__ __forceinline__ void load(Compute<T> (&out)[kClasses], int first, int count) const {
