@@ -52,15 +52,29 @@ struct DeviceOperators {
     return {out, relaxed};
   }
 
-  static Tensor index(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+  // With the scores, where wanted.
+  static std::tuple<Tensor, Tensor> search(const Arguments& args, const std::optional<c10::SymInt>& num_samples,
+                                           bool scored) {
     const Inputs inputs(args, "temperature", /*may_be_zero=*/true);
     const auto shape = index_shape(args.logits, inputs.dim, num_samples);
-    Tensor out = at::empty(C10_AS_INTARRAYREF_SLOW(shape), args.logits.options().dtype(at::kLong));
+    const auto empty = [&](at::ScalarType type) {
+      return at::empty(C10_AS_INTARRAYREF_SLOW(shape), args.logits.options().dtype(type));
+    };
+    Tensor out = empty(at::kLong), scores;
     IndexJob job{inputs.scores, inputs.tau};
     job.draws = num_samples.has_value() ? num_samples->expect_int() : 1;
     job.out = out.template mutable_data_ptr<std::int64_t>();
+    if (scored) job.scores_out = (scores = empty(at::kDouble)).template mutable_data_ptr<double>();
     Device::run(job, element_of(args.logits), inputs.draw());
-    return out;
+    return {out, scores};
+  }
+
+  static Tensor index(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+    return std::get<0>(search(args, num_samples, /*scored=*/false));
+  }
+
+  static std::tuple<Tensor, Tensor> scored_index(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+    return search(args, num_samples, /*scored=*/true);
   }
 
   static std::tuple<Tensor, Tensor> sample(const Arguments& args, double tau, const OptionalTensor& tau_rows) {
@@ -106,7 +120,7 @@ struct DeviceOperators {
                                                  dim, temperatures);
     job.tau = checked_row_scalar<Device>("tau", args.tau, args.tau_rows, args.logits, dim, taus);
     job.scores.noise.on = true;
-    job.scores.noise.numbers = row_numbers(args.logits.sizes(), dim, args.numbers);
+    job.scores.noise.numbers = numbers_of(args.logits.sizes(), dim, args.numbers);
     if (args.seed.has_value()) Device::hold_seed(job.scores.noise, args.seed->template const_data_ptr<std::int64_t>());
     if (args.row_seeds.has_value()) {
       row_seeds = args.row_seeds->contiguous();
@@ -126,13 +140,14 @@ struct DeviceOperators {
   }
 
   static Tensor noise(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
-                      const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t) {
-    check_noise(like, seed, row_seeds, generator, numbers);
+                      const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t, std::int64_t draw) {
+    check_noise(like, seed, row_seeds, generator, numbers, draw);
     const typename Device::Guard guard(like.device());
     const std::int64_t dim = like.dim() - 1;
-    const NoiseSource source(seed, row_seeds, generator, row_numbers(like.sizes(), dim, numbers));
+    const NoiseSource source(seed, row_seeds, generator, numbers_of(like.sizes(), dim, numbers));
     Tensor out = Device::new_like(like);
-    Device::run(NoiseJob{shape_of(out, dim), {}, output_rows_of(out, dim)}, element_of(out), source);
+    Device::run(NoiseJob{shape_of(out, dim), {}, static_cast<std::uint32_t>(draw), output_rows_of(out, dim)},
+                element_of(out), source);
     return out;
   }
 
@@ -216,6 +231,7 @@ struct DeviceOperators {
     library.impl("_one_hot", forward_kernel<one_hot>);
     library.impl("_one_hot_relaxed", forward_kernel<one_hot_relaxed>);
     library.impl("_index", index_kernel<index>);
+    library.impl("_scored_index", index_kernel<scored_index>);
     library.impl("_sample", sample_kernel<sample>);
     library.impl("_one_hot_of", one_hot_of);
     library.impl("_estimate", estimate_kernel<estimate>);

@@ -29,9 +29,14 @@ Tensor index_meta(const Arguments& args, const std::optional<c10::SymInt>& num_s
   return at::empty_symint(index_shape(args.logits, dim, num_samples), args.logits.options().dtype(at::kLong));
 }
 
+std::tuple<Tensor, Tensor> scored_index_meta(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+  const Tensor index = index_meta(args, num_samples);
+  return {index, at::empty_symint(index.sym_sizes(), index.options().dtype(at::kDouble))};
+}
+
 Tensor noise_meta(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
-                  const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t) {
-  check_noise(like, seed, row_seeds, generator, numbers);
+                  const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t, std::int64_t draw) {
+  check_noise(like, seed, row_seeds, generator, numbers, draw);
   return new_like(like);
 }
 
@@ -85,6 +90,7 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Meta, m) {
   m.impl("_one_hot", forward_kernel<like_logits>);
   m.impl("_one_hot_relaxed", forward_kernel<two_like_logits>);
   m.impl("_index", index_kernel<index_meta>);
+  m.impl("_scored_index", index_kernel<scored_index_meta>);
   m.impl("_sample", sample_kernel<sample_meta>);
   m.impl("_one_hot_of", one_hot_of_meta);
   m.impl("_estimate", estimate_kernel<estimate_meta>);

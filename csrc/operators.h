@@ -19,10 +19,11 @@ using ForwardSignature = Result(const at::Tensor& logits, const OptionalTensor& 
                                 const OptionalTensor& tau_rows, bool noise, OptionalSeed seed,
                                 const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
                                 OptionalNumbers numbers, std::int64_t call);
-using IndexSignature = at::Tensor(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
-                                  const OptionalTensor& temperature_rows, OptionalSeed seed,
-                                  const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
-                                  std::optional<c10::SymInt> num_samples, OptionalNumbers numbers, std::int64_t call);
+template <typename Result>
+using IndexSignature = Result(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
+                              const OptionalTensor& temperature_rows, OptionalSeed seed,
+                              const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
+                              std::optional<c10::SymInt> num_samples, OptionalNumbers numbers, std::int64_t call);
 
 using SampleSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& logits, const OptionalTensor& mask,
                                                            double temperature, const OptionalTensor& temperature_rows,
@@ -40,10 +41,10 @@ auto forward_kernel(const at::Tensor& logits, const OptionalTensor& mask, double
   return kernel(Arguments{logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim, numbers, call});
 }
 template <auto kernel>
-at::Tensor index_kernel(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
-                        const OptionalTensor& temperature_rows, OptionalSeed seed, const OptionalTensor& row_seeds,
-                        const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples,
-                        OptionalNumbers numbers, std::int64_t call) {
+auto index_kernel(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
+                  const OptionalTensor& temperature_rows, OptionalSeed seed, const OptionalTensor& row_seeds,
+                  const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples,
+                  OptionalNumbers numbers, std::int64_t call) {
   const bool noise = temperature_rows.has_value() || temperature != 0;
   return kernel(
       Arguments{logits, mask, temperature, temperature_rows, noise, seed, row_seeds, generator, dim, numbers, call},
@@ -66,8 +67,9 @@ Result call(const c10::TypedOperatorHandle<ForwardSignature<Result>>& op, const 
   return op.call(args.logits, args.mask, args.tau, args.tau_rows, args.noise, args.seed, args.row_seeds, args.generator,
                  args.dim, args.numbers, args.call);
 }
-inline at::Tensor call(const c10::TypedOperatorHandle<IndexSignature>& op, const Arguments& args,
-                       const std::optional<c10::SymInt>& num_samples) {
+template <typename Result>
+Result call(const c10::TypedOperatorHandle<IndexSignature<Result>>& op, const Arguments& args,
+            const std::optional<c10::SymInt>& num_samples) {
   return op.call(args.logits, args.mask, args.tau, args.tau_rows, args.seed, args.row_seeds, args.generator, args.dim,
                  num_samples, args.numbers, args.call);
 }
@@ -106,7 +108,14 @@ inline const auto& one_hot_relaxed_operator() {
 }
 // argmax(logits / temperature + noise).
 inline const auto& index_operator() {
-  static const auto op = find_operator<IndexSignature>("gumbel_ext::_index");
+  static const auto op = find_operator<IndexSignature<at::Tensor>>("gumbel_ext::_index");
+  return op;
+}
+// The same of a part of the classes, and the best score itself, in float64; it is infinite where a low temperature took
+// it out of range, although the index is then that of another search.
+inline const auto& scored_index_operator() {
+  using Pair = std::tuple<at::Tensor, at::Tensor>;
+  static const auto op = find_operator<IndexSignature<Pair>>("gumbel_ext::_scored_index");
   return op;
 }
 
@@ -170,9 +179,10 @@ inline const auto& one_hot_of_operator() {
 
 // ---- Noise ----------------------------------------------------------------------------------------------------------
 
-// Gumbel noise shaped, typed and placed as `like`, whose values are not read.
+// Gumbel noise of one draw shaped, typed and placed as `like`, whose values are not read.
 using NoiseSignature = at::Tensor(const at::Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
-                                  const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t call);
+                                  const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t call,
+                                  std::int64_t draw);
 
 inline const auto& noise_operator() {
   static const auto op = find_operator<NoiseSignature>("gumbel_ext::_noise");

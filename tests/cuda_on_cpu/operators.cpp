@@ -111,6 +111,7 @@ void take_over() {
   library->impl("_one_hot", forward_kernel<Operators::one_hot>);
   library->impl("_one_hot_relaxed", forward_kernel<Operators::one_hot_relaxed>);
   library->impl("_index", index_kernel<Operators::index>);
+  library->impl("_scored_index", index_kernel<Operators::scored_index>);
   library->impl("_sample", sample_kernel<Operators::sample>);
   library->impl("_one_hot_of", Operators::one_hot_of);
   library->impl("_estimate", estimate_kernel<Operators::estimate>);
@@ -134,6 +135,7 @@ TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
   define("_one_hot", forward_kernel<Operators::one_hot>);
   define("_one_hot_relaxed", forward_kernel<Operators::one_hot_relaxed>);
   define("_index", index_kernel<Operators::index>);
+  define("_scored_index", index_kernel<Operators::scored_index>);
   define("_sample", sample_kernel<Operators::sample>);
   define("_one_hot_of", Operators::one_hot_of);
   define("_estimate", estimate_kernel<Operators::estimate>);
