@@ -173,7 +173,9 @@ def gumbel_noise(
         return handle_torch_function(
             gumbel_noise, relevant, size, seed=seed, generator=generator, dtype=dtype, device=device, **offsets
         )
-    if torch._C._get_tracing_state() and not (class_offset or row_offset):  # sizes that jit.trace sees stay open, as in torch's own factories
+    if torch._C._get_tracing_state() and not (
+        class_offset or row_offset
+    ):  # sizes that jit.trace sees stay open, as in torch's own factories
         like = torch.empty((), dtype=dtype, device=device).expand(size)
         number, rows = (None, seed) if isinstance(seed, Tensor) else (_seed(seed), None)
         return _ops._noise(like, number, rows, generator, None, 0, draw)

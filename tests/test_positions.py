@@ -83,9 +83,9 @@ def every_operation(x: torch.Tensor, dy: torch.Tensor, place: list[int], seed: A
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_operation_from_a_class_on(shape: tuple[int, int], dtype: torch.dtype, row_seeds: bool) -> None:
-    """An operation on a part is the operation on the whole, whose other classes are impossible: to the bit, but for sums
-    that meet tiles' borders elsewhere."""
-    rows, classes = shape
+    """An operation on a part is the one on the whole, whose other classes are impossible: to the bit, but for sums that
+    meet tiles' borders elsewhere."""
+    rows = shape[0]
     seed = torch.arange(rows) * 104729 if row_seeds else 5
     x, dy = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0)).to(dtype)
     close = 0.02 if dtype == torch.bfloat16 else 1e-5
