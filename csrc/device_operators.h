@@ -52,29 +52,81 @@ struct DeviceOperators {
     return {out, relaxed};
   }
 
-  // With the scores, where wanted.
-  static std::tuple<Tensor, Tensor> search(const Arguments& args, const std::optional<c10::SymInt>& num_samples,
-                                           bool scored) {
+  // The index, and, where wanted, its score and the rows' statistics.
+  static std::tuple<Tensor, Tensor, Tensor> search(const Arguments& args, const std::optional<c10::SymInt>& num_samples,
+                                                   bool scored, bool with_statistics) {
     const Inputs inputs(args, "temperature", /*may_be_zero=*/true);
-    const auto shape = index_shape(args.logits, inputs.dim, num_samples);
+    auto shape = index_shape(args.logits, inputs.dim, num_samples);
     const auto empty = [&](at::ScalarType type) {
       return at::empty(C10_AS_INTARRAYREF_SLOW(shape), args.logits.options().dtype(type));
     };
-    Tensor out = empty(at::kLong), scores;
+    Tensor index = empty(at::kLong), score = scored ? empty(at::kDouble) : Tensor(), statistics, unused;
     IndexJob job{inputs.scores, inputs.tau};
     job.draws = num_samples.has_value() ? num_samples->expect_int() : 1;
-    job.out = out.template mutable_data_ptr<std::int64_t>();
-    if (scored) job.scores_out = (scores = empty(at::kDouble)).template mutable_data_ptr<double>();
+    job.out = index.template mutable_data_ptr<std::int64_t>();
+    if (scored) job.scores_out = score.template mutable_data_ptr<double>();
+    if (with_statistics) {
+      if (num_samples.has_value()) shape.pop_back();
+      if (job.draws == 0) {  // the statistics are wanted all the same
+        job.draws = 1;
+        unused = empty(at::kLong);
+        job.out = unused.template mutable_data_ptr<std::int64_t>();
+        job.scores_out = nullptr;
+      }
+      shape.push_back(kRowStatistics);
+      statistics = empty(at::kDouble);
+      job.statistics = statistics.template mutable_data_ptr<double>();
+    }
     Device::run(job, element_of(args.logits), inputs.draw());
-    return {out, scores};
+    return {index, score, statistics};
   }
 
   static Tensor index(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
-    return std::get<0>(search(args, num_samples, /*scored=*/false));
+    return std::get<0>(search(args, num_samples, /*scored=*/false, /*with_statistics=*/false));
   }
 
   static std::tuple<Tensor, Tensor> scored_index(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
-    return search(args, num_samples, /*scored=*/true);
+    const auto [index, score, none] = search(args, num_samples, /*scored=*/true, /*with_statistics=*/false);
+    return {index, score};
+  }
+
+  static std::tuple<Tensor, Tensor> draw(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+    const auto [index, none, statistics] = search(args, num_samples, /*scored=*/false, /*with_statistics=*/true);
+    return {index, statistics};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> scored_draw(const Arguments& args,
+                                                        const std::optional<c10::SymInt>& num_samples) {
+    return search(args, num_samples, /*scored=*/true, /*with_statistics=*/true);
+  }
+
+  static std::tuple<Tensor, Tensor> log_prob(const LogProbArguments& args) {
+    const LogProbInputs<Device> inputs(args, check_log_prob(args));
+    const auto options = args.logits.options().dtype(scores_type(args.logits.scalar_type()));
+    Tensor log_prob = at::empty(args.index.sizes(), options);
+    Tensor entropy = at::empty(C10_AS_INTARRAYREF_SLOW(index_shape(args.logits, inputs.dim, {})), options);
+    LogProbJob job = inputs.job;
+    job.log_prob = log_prob.mutable_data_ptr();
+    job.entropy = entropy.mutable_data_ptr();
+    Device::run(job, element_of(args.logits));
+    return {log_prob, entropy};
+  }
+
+  static std::tuple<Tensor, Tensor> log_prob_backward(const OptionalTensor& grad_log_prob,
+                                                      const OptionalTensor& grad_entropy, const LogProbArguments& args,
+                                                      bool need_temperature) {
+    const LogProbInputs<Device> inputs(args, check_log_prob_backward(grad_log_prob, grad_entropy, args));
+    const Tensor of_log_prob = grad_log_prob ? grad_log_prob->contiguous() : Tensor();
+    const Tensor of_entropy = grad_entropy ? grad_entropy->contiguous() : Tensor();
+    Tensor grad_logits = Device::new_like(args.logits), grad_temperature;
+    LogProbBackwardJob job;
+    job.forward = inputs.job;
+    if (grad_log_prob) job.grad_log_prob = of_log_prob.const_data_ptr();
+    if (grad_entropy) job.grad_entropy = of_entropy.const_data_ptr();
+    job.grad_logits = output_rows_of(grad_logits, inputs.dim);
+    if (need_temperature) job.grad_temperature = new_row_sums(args.logits, inputs.dim, grad_temperature);
+    Device::run(job, element_of(args.logits));
+    return {grad_logits, grad_temperature};
   }
 
   static std::tuple<Tensor, Tensor> sample(const Arguments& args, double tau, const OptionalTensor& tau_rows) {
@@ -232,6 +284,10 @@ struct DeviceOperators {
     library.impl("_one_hot_relaxed", forward_kernel<one_hot_relaxed>);
     library.impl("_index", index_kernel<index>);
     library.impl("_scored_index", index_kernel<scored_index>);
+    library.impl("_draw", index_kernel<draw>);
+    library.impl("_scored_draw", index_kernel<scored_draw>);
+    library.impl("_log_prob", log_prob_kernel<log_prob>);
+    library.impl("_log_prob_backward", log_prob_backward_kernel<log_prob_backward>);
     library.impl("_sample", sample_kernel<sample>);
     library.impl("_one_hot_of", one_hot_of);
     library.impl("_estimate", estimate_kernel<estimate>);

@@ -111,13 +111,15 @@ inline const auto& index_operator() {
   static const auto op = find_operator<IndexSignature<at::Tensor>>("gumbel_ext::_index");
   return op;
 }
-// The same of a part of the classes, and the best score itself, in float64; it is infinite where a low temperature took
-// it out of range, although the index is then that of another search.
-inline const auto& scored_index_operator() {
+// The same, and the rows' statistics, RowStatistics (core/log_prob.h) in a last dimension, float64.
+inline const auto& draw_operator() {
   using Pair = std::tuple<at::Tensor, at::Tensor>;
-  static const auto op = find_operator<IndexSignature<Pair>>("gumbel_ext::_scored_index");
+  static const auto op = find_operator<IndexSignature<Pair>>("gumbel_ext::_draw");
   return op;
 }
+// Both have a sibling that is called from Python alone, _scored_index and _scored_draw, of a part of the classes
+// (gumbel_ext/_shards.py): with the best score too, in float64, which is infinite where a low temperature took it out
+// of range, although the index is then that of another search.
 
 // The same index, marked (core/job.h), and the call's seed, a tensor of no dimensions: what a gradient can be computed
 // from later. `tau` is checked here alone.
@@ -207,6 +209,52 @@ inline const auto& backward_operator() {
 inline const auto& backward_in_place_operator() {
   static const auto op = find_operator<BackwardInPlaceSignature>("gumbel_ext::_backward_");
   return op;
+}
+
+// ---- Log-probabilities ----------------------------------------------------------------------------------------------
+
+// Of drawn classes, one a row or, in a last dimension, several, and the rows' entropies, given the statistics: both in
+// the working precision.
+using LogProbSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& logits, const OptionalTensor& mask,
+                                                            double temperature, const OptionalTensor& temperature_rows,
+                                                            const at::Tensor& index, const at::Tensor& statistics,
+                                                            std::int64_t dim);
+// The gradients with respect to the logits, and, where needed, to the temperature, one a row (size 1 along dim,
+// float64).
+using LogProbBackwardSignature = std::tuple<at::Tensor, at::Tensor>(
+    const OptionalTensor& grad_log_prob, const OptionalTensor& grad_entropy, const at::Tensor& logits,
+    const OptionalTensor& mask, double temperature, const OptionalTensor& temperature_rows, const at::Tensor& index,
+    const at::Tensor& statistics, std::int64_t dim, bool need_temperature);
+
+template <auto kernel>
+std::tuple<at::Tensor, at::Tensor> log_prob_kernel(const at::Tensor& logits, const OptionalTensor& mask,
+                                                   double temperature, const OptionalTensor& temperature_rows,
+                                                   const at::Tensor& index, const at::Tensor& statistics,
+                                                   std::int64_t dim) {
+  return kernel(LogProbArguments{logits, mask, temperature, temperature_rows, index, statistics, dim});
+}
+template <auto kernel>
+std::tuple<at::Tensor, at::Tensor> log_prob_backward_kernel(const OptionalTensor& grad_log_prob,
+                                                            const OptionalTensor& grad_entropy,
+                                                            const at::Tensor& logits, const OptionalTensor& mask,
+                                                            double temperature, const OptionalTensor& temperature_rows,
+                                                            const at::Tensor& index, const at::Tensor& statistics,
+                                                            std::int64_t dim, bool need_temperature) {
+  return kernel(grad_log_prob, grad_entropy,
+                LogProbArguments{logits, mask, temperature, temperature_rows, index, statistics, dim},
+                need_temperature);
+}
+
+inline std::tuple<at::Tensor, at::Tensor> call_log_prob(const LogProbArguments& a) {
+  static const auto op = find_operator<LogProbSignature>("gumbel_ext::_log_prob");
+  return op.call(a.logits, a.mask, a.temperature, a.temperature_rows, a.index, a.statistics, a.dim);
+}
+inline std::tuple<at::Tensor, at::Tensor> call_log_prob_backward(const OptionalTensor& grad_log_prob,
+                                                                 const OptionalTensor& grad_entropy,
+                                                                 const LogProbArguments& a, bool need_temperature) {
+  static const auto op = find_operator<LogProbBackwardSignature>("gumbel_ext::_log_prob_backward");
+  return op.call(grad_log_prob, grad_entropy, a.logits, a.mask, a.temperature, a.temperature_rows, a.index,
+                 a.statistics, a.dim, need_temperature);
 }
 
 // ---- Relaxed top-k --------------------------------------------------------------------------------------------------

@@ -61,8 +61,7 @@ inline Numbers numbers_of(at::IntArrayRef sizes, std::int64_t dim, const at::Opt
   const at::IntArrayRef given = C10_AS_INTARRAYREF_SLOW(*numbers);
   Numbers result{false, given[0], given[1], merged_strides(sizes, given.slice(2), dim)};
   const RowStrides& strides = result.strides;
-  result.rows_in_order =
-      result.first_row == 0 && (strides.ndim == 0 || (strides.ndim == 1 && strides.stride[0] == 1));
+  result.rows_in_order = result.first_row == 0 && (strides.ndim == 0 || (strides.ndim == 1 && strides.stride[0] == 1));
   return result;
 }
 

@@ -63,6 +63,23 @@ class _GumbelNoise(OpOverloadPacket):
         draw: int = 0,
     ) -> Tensor: ...
 
+class _Sample(OpOverloadPacket):
+    default: OpOverload
+    tau_tensor: OpOverload
+    seed_tensor: OpOverload
+    tensors: OpOverload
+    def __call__(
+        self,
+        logits: Tensor,
+        temperature: float | Tensor = 1.0,
+        *,
+        dim: int = -1,
+        num_samples: int | None = None,
+        mask: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
 class _OneHotSample(OpOverloadPacket):
     default: OpOverload
     tau_tensor: OpOverload
@@ -129,6 +146,7 @@ straight_through: _Softmax
 gumbel_softmax: _GumbelSoftmax
 gumbel_max: _GumbelMax
 gumbel_noise: _GumbelNoise
+sample: _Sample
 one_hot_sample: _OneHotSample
 straight_through_embedding: _StraightThroughEmbedding
 empty_cache: _EmptyCache
