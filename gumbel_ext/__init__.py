@@ -17,9 +17,10 @@ from pathlib import Path
 
 import torch
 
-from gumbel_ext import distributions, nn, ops
+from gumbel_ext import distributed, distributions, nn, ops
 from gumbel_ext._draws import Sample, sample
 from gumbel_ext._estimators import Embedded, one_hot_sample, straight_through_embedding
+from gumbel_ext._when_imported import when_imported
 from gumbel_ext.functional import (
     build_info,
     empty_cache,
@@ -31,6 +32,8 @@ from gumbel_ext.functional import (
     straight_through,
 )
 
+when_imported("torch.distributed.tensor", "gumbel_ext._dtensor")
+
 __version__ = (Path(__file__).resolve().parent / "version.txt").read_text().strip()
 
 #: Where CMake finds the C++ library, and torch: ``-DCMAKE_PREFIX_PATH="..."``.
@@ -41,6 +44,7 @@ __all__ = [
     "Sample",
     "build_info",
     "cmake_prefix_path",
+    "distributed",
     "distributions",
     "empty_cache",
     "gumbel_max",

@@ -172,6 +172,7 @@ std::tuple<Tensor, Tensor> log_prob_autograd(const LogProbArguments& args) {
 
 TORCH_LIBRARY_IMPL(gumbel_ext, Autograd, m) {
   m.impl("_draw", torch::CppFunction::makeFallthrough());
+  m.impl("_scored_draw", torch::CppFunction::makeFallthrough());
   m.impl("_log_prob", log_prob_kernel<log_prob_autograd>);
   m.impl("_log_prob_backward", torch::autograd::autogradNotImplementedFallback());
 }

@@ -124,6 +124,11 @@ __global__ void __launch_bounds__(kLogProbThreads, 2) log_probs(const __grid_con
   });
 }
 
+// Whether a class is one of this row's: of a part of the classes, draws may have hit others.
+__device__ __forceinline__ bool is_here(const LogProbJob& job, std::int64_t cls) {
+  return cls >= 0 && cls < job.shape.classes;
+}
+
 // The gradient of a draw's log-probability.
 template <typename C>
 __device__ __forceinline__ double grad_of_draw(const LogProbBackwardJob& job, std::int64_t i) {
@@ -199,6 +204,7 @@ __global__ void __launch_bounds__(kLogProbThreads, 2)
     if (!job.grad_temperature) continue;
     for (std::int64_t d = team.rank(); d < in.draws; d += team.size()) {
       const std::int64_t i = span.row * in.draws + d;
+      if (!is_here(in, in.index[i])) continue;
       const double distance = -some.minus_distance(logit_at<T>(in, span.row, in.index[i]));
       temperature_sum += gradient.drawn_temperature_term(distance, grad_of_draw<C>(job, i));
     }
@@ -216,7 +222,7 @@ __global__ void __launch_bounds__(kLogProbThreads, 2) drawn_gradients(const __gr
   for_each(in.shape.rows * in.draws, [&](std::int64_t i) {
     const std::int64_t row = divide(i, in.draws).quotient, first = row * in.draws, cls = in.index[i];
     const RowAnswers answers = answers_of(in, row);
-    if (!answers.is_defined() || answers.temperature == 0) return;
+    if (!answers.is_defined() || answers.temperature == 0 || !is_here(in, cls)) return;
     double weight = 0, draws = 0;  // in the draws' order, of those of this class
     for (std::int64_t d = first; d < first + in.draws; ++d) {
       const bool is_same = in.index[d] == cls;
