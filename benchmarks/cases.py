@@ -17,7 +17,7 @@ from torch import Tensor
 #: What a case does, and whether noise is part of it.
 WORKS = {
     "hard": True, "relaxed": True, "index": True, "softmax": False, "straight_through": False, "reinmax": True,
-    "rao": True, "embedding": True,
+    "rao": True, "embedding": True, "subset": True,
 }  # fmt: skip
 
 
@@ -36,15 +36,16 @@ class Case:
     masked: bool = False
     strided: bool = False
     num_samples: int | None = None
+    k: int | None = None  # of the classes that are drawn without replacement
     size: int | None = None  # of the rows of the matrix that an embedding chooses from
-    backward: bool = True  # an index has no backward, whatever this says
+    backward: bool = True  # indices have no backward, whatever this says
     quantity: str = "time"  # or "memory": the peak of one step, above what its inputs take
     quick: bool = False  # part of --quick
     chart: bool = False  # drawn in the chart
 
     @property
     def differentiates(self) -> bool:
-        return self.backward and self.work != "index"
+        return self.backward and self.work not in ("index", "subset")
 
     @property
     def cpu_only(self) -> bool:
@@ -168,6 +169,12 @@ def _indices() -> list[Case]:
     return rows
 
 
+def _subsets() -> list[Case]:
+    """k classes a row without replacement, their log-probabilities and scores: no gradient."""
+    goal = {"multinomial": 10.0, "eager": 5.0}
+    return [Case(f"top {k} of 256x50257", "subset", LARGE[1], goal, k=k, quick=k == 64) for k in (8, 64, 512)]
+
+
 def _estimators() -> list[Case]:
     """Other gradients of a draw, and the row of a matrix that it chooses: forward and backward."""
     shape = (4096, 8192)
@@ -224,4 +231,4 @@ def _scaling() -> list[Case]:
     return rows
 
 
-CASES: list[Case] = [*_training(), *_awkward(), *_indices(), *_estimators(), *_noiseless(), *_halves(), *_scaling()]
+CASES: list[Case] = [*_training(), *_awkward(), *_indices(), *_subsets(), *_estimators(), *_noiseless(), *_halves(), *_scaling()]

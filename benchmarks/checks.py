@@ -65,6 +65,11 @@ def check_ours(problem: Problem) -> None:
         index = gumbel_ext.gumbel_max(x, dim=case.dim, mask=problem.mask, seed=SEED)
         _require((scores.gather(case.dim, index.unsqueeze(case.dim)) == best).all(), "an index is not the argmax")
         return
+    if case.work == "subset":
+        indices = gumbel_ext.gumbel_top_k(x, case.k, dim=case.dim, mask=problem.mask, seed=SEED).indices
+        expected = scores.movedim(case.dim, -1).topk(case.k, -1).values
+        _require((scores.movedim(case.dim, -1).gather(-1, indices) == expected).all(), "not the best classes, in order")
+        return
     if case.work in ("reinmax", "rao", "embedding"):
         return _check_estimated(problem)
     options = {"dim": case.dim, "mask": problem.mask}
@@ -116,6 +121,9 @@ def check_peer(problem: Problem, outcome: Outcome) -> None:
         rows = problem.logits.detach().movedim(case.dim, -1).shape[:-1]
         _require(sample.shape == rows + ((case.num_samples,) if case.num_samples else ()), "shape of the indices")
         _require((sample >= 0).all() and (sample < case.shape[case.dim]).all(), "an index is out of range")
+    elif case.work == "subset":
+        in_order = sample.sort(-1).values
+        _require(sample.shape[-1] == case.k and (in_order.diff(dim=-1) > 0).all(), "a class was drawn twice")
     elif case.work == "embedding":
         _require(sample.shape == problem.upstream.shape, f"shape {tuple(sample.shape)}")
     else:
@@ -144,7 +152,9 @@ def _check_draws(problem: Problem, sample: Tensor) -> None:
     p, finite = log_p.exp(), log_p.clamp_min(-1e4)
     mean = (p * finite).sum(-1)
     variance = (p * (finite - mean.unsqueeze(-1)).square()).sum(-1).double().sum()
-    index = sample if case.work == "index" else sample.movedim(case.dim, -1).argmax(-1)
+    if case.work == "subset":
+        sample = sample[..., 0]  # of the others the law depends on it
+    index = sample if case.work in ("index", "subset") else sample.movedim(case.dim, -1).argmax(-1)
     draws = case.num_samples or 1
     drawn = log_p.gather(-1, index.view(*mean.shape, draws))
     deviation = (drawn.double() - mean.double().unsqueeze(-1)).sum().item()

@@ -69,6 +69,8 @@ def ours(problem: Problem) -> Side:
     work, dim, num_samples = case.work, case.dim, case.num_samples
     if work == "index":
         return _side(problem, lambda x: gumbel_ext.gumbel_max(x, dim=dim, num_samples=num_samples, mask=mask))
+    if work == "subset":
+        return _side(problem, lambda x: gumbel_ext.gumbel_top_k(x, case.k, dim=dim, mask=mask).indices)
     if work == "embedding":
         return _side(problem, lambda x: gumbel_ext.straight_through_embedding(x, problem.weight, tau).value)
     if work in ("reinmax", "rao"):
@@ -134,6 +136,7 @@ def _masked(problem: Problem) -> Callable[[Tensor], Tensor]:
 def _torch_function(problem: Problem) -> Callable[[Tensor], Tensor]:
     """What a user of torch alone writes for the work."""
     work, dim, tau, masked = problem.case.work, problem.case.dim, problem.tau, _masked(problem)
+    k = problem.case.k
 
     def straight_through(x: Tensor) -> Tensor:
         p = F.softmax(masked(x) / tau, dim=dim)
@@ -143,6 +146,9 @@ def _torch_function(problem: Problem) -> Callable[[Tensor], Tensor]:
     def exponential_race(x: Tensor) -> Tensor:
         p = F.softmax(masked(x), dim=dim)
         return (p / torch.empty_like(p).exponential_()).argmax(dim)
+
+    def perturbed(x: Tensor) -> Tensor:
+        return (masked(x) - torch.empty_like(x).exponential_().log_()).topk(k, dim).indices
 
     def reinmax(x: Tensor) -> Tensor:
         """Liu et al. 2023, algorithm 2."""
@@ -172,6 +178,7 @@ def _torch_function(problem: Problem) -> Callable[[Tensor], Tensor]:
         "softmax": lambda x: F.softmax(masked(x) / tau, dim=dim),
         "straight_through": straight_through,
         "index": exponential_race,
+        "subset": perturbed,
     }[work]
 
 
@@ -191,7 +198,9 @@ def plain_softmax(problem: Problem) -> Side:
 
 
 def multinomial(problem: Problem) -> Side:
-    num_samples, masked = problem.case.num_samples, _masked(problem)
+    num_samples, k, masked = problem.case.num_samples, problem.case.k, _masked(problem)
+    if k is not None:
+        return _side(problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), k))
     if num_samples is None:
         return _side(problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), 1).squeeze(-1))
     return _side(problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), num_samples, replacement=True))

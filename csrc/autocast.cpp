@@ -34,7 +34,7 @@ TORCH_LIBRARY_IMPL(gumbel_ext, AutocastCUDA, m) {
   m.impl("_one_hot", forward_kernel<in_float32<one_hot_operator>>);
   m.impl("_choice", choice_kernel<choice_in_float32>);
   m.impl("_one_hot_relaxed", forward_kernel<in_float32<one_hot_relaxed_operator>>);
-  m.impl("_top_k", top_k_kernel<in_float32<top_k_operator, TopK>>);
+  m.impl("_top_k", top_k_kernel<in_float32<top_k_operator, SoftTopK>>);
 }
 
 }  // namespace gumbel_ext

@@ -129,6 +129,21 @@ struct DeviceOperators {
     return {grad_logits, grad_temperature};
   }
 
+  static Ranked top_classes(const Arguments& args, std::int64_t k) {
+    const Inputs inputs(args, "temperature", /*may_be_zero=*/true);
+    check_k(args.logits, inputs.dim, k);
+    auto shape = index_shape(args.logits, inputs.dim, k);
+    const auto options = args.logits.options();
+    Tensor index = at::empty(C10_AS_INTARRAYREF_SLOW(shape), options.dtype(at::kLong));
+    Tensor found = at::empty(index.sizes(), options.dtype(scores_type(args.logits.scalar_type())));
+    shape.back() = kRowStatistics;
+    Tensor statistics = at::empty(C10_AS_INTARRAYREF_SLOW(shape), options.dtype(at::kDouble));
+    Device::run(TopClassesJob{inputs.scores, inputs.tau, k, index.template mutable_data_ptr<std::int64_t>(),
+                              found.mutable_data_ptr(), statistics.template mutable_data_ptr<double>()},
+                element_of(args.logits), inputs.draw());
+    return {index, found, statistics};
+  }
+
   static std::tuple<Tensor, Tensor> sample(const Arguments& args, double tau, const OptionalTensor& tau_rows) {
     const std::int64_t dim = check_sample(args, tau, tau_rows);
     const Inputs inputs(args, "temperature", /*may_be_zero=*/false);
@@ -242,7 +257,7 @@ struct DeviceOperators {
     return grad_tau;
   }
 
-  static std::tuple<Tensor, Tensor> top_k(const Arguments& args, const TopK& top) {
+  static std::tuple<Tensor, Tensor> top_k(const Arguments& args, const SoftTopK& top) {
     const Inputs inputs(args, "tau", /*may_be_zero=*/false);
     check_k(args.logits, inputs.dim, top.k);
     const auto type = scores_type(args.logits.scalar_type());
@@ -288,6 +303,7 @@ struct DeviceOperators {
     library.impl("_scored_draw", index_kernel<scored_draw>);
     library.impl("_log_prob", log_prob_kernel<log_prob>);
     library.impl("_log_prob_backward", log_prob_backward_kernel<log_prob_backward>);
+    library.impl("_top_classes", top_classes_kernel<top_classes>);
     library.impl("_sample", sample_kernel<sample>);
     library.impl("_one_hot_of", one_hot_of);
     library.impl("_estimate", estimate_kernel<estimate>);

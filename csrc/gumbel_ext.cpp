@@ -85,7 +85,7 @@ at::Tensor index(const at::Tensor& logits, const Temperature& temperature, std::
               num_samples);
 }
 
-at::Tensor top_k(const at::Tensor& logits, const TopK& top, const Temperature& tau, std::int64_t dim,
+at::Tensor top_k(const at::Tensor& logits, const SoftTopK& top, const Temperature& tau, std::int64_t dim,
                  const OptionalTensor& mask, const SymSeed& seed, const OptionalGenerator& generator) {
   check_kind(logits, "tau", tau, mask, seed);
   const std::int64_t number = number_of_call(seed.number, seed.rows);

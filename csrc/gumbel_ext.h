@@ -9,7 +9,7 @@
 ///   g ~ Gumbel     gumbel_softmax           gumbel_softmax(hard = true)       index z: gumbel_max, sample
 ///
 /// where sg stops the gradient: every differentiable function of this table has softmax's gradient,
-/// dx = p * (dy - <p, dy>) / tau. Of k classes at once: relaxed_top_k.
+/// dx = p * (dy - <p, dy>) / tau. Of k classes at once: gumbel_top_k, relaxed_top_k.
 ///
 /// Common to all functions:
 ///   logits   float32, float64, float16 or bfloat16; any strides. Results have its shape and dtype
@@ -117,6 +117,28 @@ struct GUMBEL_EXT_API Sample {
 GUMBEL_EXT_API Sample sample(const at::Tensor& logits, const Temperature& temperature = 1.0, std::int64_t dim = -1,
                              std::optional<std::int64_t> num_samples = {}, const std::optional<at::Tensor>& mask = {},
                              const Seed& seed = {}, const std::optional<at::Generator>& generator = {});
+
+/// Draws without replacement, by `gumbel_top_k`: the first draw first.
+struct GUMBEL_EXT_API TopK {
+  at::Tensor indices;    ///< int64, shaped as logits without dim, with a last dimension k
+  at::Tensor log_probs;  ///< shaped as indices; float32 (float64 for float64)
+  at::Tensor scores;     ///< as log_probs
+};
+
+/// k classes without replacement, in the order in which they are drawn: the k largest of x / T + g, T the temperature,
+/// ties to the lower class. The first is gumbel_max's. With p = softmax(x / T) and Z = sum_j e^{x_j / T},
+///   log_probs = log p_i,    scores = x_i / T + g_i - log Z = log p_i + g_i,
+/// which descend. Both have gradients with respect to the logits and to a temperature that is a tensor, the noise being
+/// constant. The score that follows the k-th, the threshold of Kool et al.'s estimators, is the last one at k + 1.
+/// Classes that cannot be drawn come last, with -infinity, in the order of classes. At T = 0 the order is that of the
+/// logits; the first class is certain, with log-probability and score 0, and those of the others are -infinity. NaN is
+/// the largest score; a row with NaN, with +infinity or with nothing but -infinity has NaN for log_probs and scores.
+/// Requires: 1 <= k <= the number of classes.
+/// Sources: Vieira, "Gumbel-max trick and weighted reservoir sampling", 2014; Kool, van Hoof, Welling, "Stochastic beams
+/// and where to find them: the Gumbel-top-k trick for sampling sequences without replacement", ICML 2019.
+GUMBEL_EXT_API TopK gumbel_top_k(const at::Tensor& logits, std::int64_t k, const Temperature& temperature = 1.0,
+                                 std::int64_t dim = -1, const std::optional<at::Tensor>& mask = {},
+                                 const Seed& seed = {}, const std::optional<at::Generator>& generator = {});
 
 /// The standard Gumbel noise that the functions above add; the last dimension is the class. Row r and class k of the
 /// result are row_offset + r, rows being counted in C order, and class_offset + k of the noise, so that a part of a

@@ -69,6 +69,15 @@ std::tuple<Tensor, Tensor> log_prob_backward_meta(const OptionalTensor& grad_log
   return {new_like(args.logits), grad_temperature};
 }
 
+Ranked top_classes_meta(const Arguments& args, std::int64_t k) {
+  const std::int64_t dim = check_arguments(args, "temperature", /*may_be_zero=*/true);
+  check_k(args.logits, dim, k);
+  const auto shape = index_shape(args.logits, dim, k);
+  const auto options = args.logits.options();
+  return {at::empty_symint(shape, options.dtype(at::kLong)),
+          at::empty_symint(shape, options.dtype(scores_type(args.logits.scalar_type()))), statistics_meta(args.logits, dim)};
+}
+
 Tensor noise_meta(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
                   const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t, std::int64_t draw) {
   check_noise(like, seed, row_seeds, generator, numbers, draw);
@@ -105,7 +114,7 @@ Gradients estimate_meta(const Tensor& grad, const EstimatorArguments& args, bool
   return {new_like(args.logits), need_temperature ? rows() : Tensor(), need_tau ? rows() : Tensor()};
 }
 
-std::tuple<Tensor, Tensor> top_k_meta(const Arguments& args, const TopK& top) {
+std::tuple<Tensor, Tensor> top_k_meta(const Arguments& args, const SoftTopK& top) {
   check_k(args.logits, check_arguments(args, "tau", /*may_be_zero=*/false), top.k);
   const auto scores = args.logits.options().dtype(scores_type(args.logits.scalar_type()));
   return {new_like(args.logits), at::empty_symint(args.logits.sym_sizes(), scores)};
@@ -130,6 +139,7 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Meta, m) {
   m.impl("_scored_draw", index_kernel<scored_draw_meta>);
   m.impl("_log_prob", log_prob_kernel<log_prob_meta>);
   m.impl("_log_prob_backward", log_prob_backward_kernel<log_prob_backward_meta>);
+  m.impl("_top_classes", top_classes_kernel<top_classes_meta>);
   m.impl("_sample", sample_kernel<sample_meta>);
   m.impl("_one_hot_of", one_hot_of_meta);
   m.impl("_estimate", estimate_kernel<estimate_meta>);

@@ -128,6 +128,43 @@ inline const auto& sample_operator() {
   return op;
 }
 
+// The k best classes of logits / temperature + noise, the best first, and their scores as TopClassesJob has them: both
+// shaped as the logits without dim, with a last dimension k. And the rows' statistics, as _draw has them.
+using Ranked = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+using TopClassesSignature = Ranked(
+    const at::Tensor& logits, std::int64_t k, const OptionalTensor& mask, double temperature,
+    const OptionalTensor& temperature_rows, OptionalSeed seed, const OptionalTensor& row_seeds,
+    const OptionalGenerator& generator, std::int64_t dim, OptionalNumbers numbers, std::int64_t call);
+
+template <auto kernel>
+Ranked top_classes_kernel(const at::Tensor& logits, std::int64_t k,
+                                                      const OptionalTensor& mask, double temperature,
+                                                      const OptionalTensor& temperature_rows, OptionalSeed seed,
+                                                      const OptionalTensor& row_seeds,
+                                                      const OptionalGenerator& generator, std::int64_t dim,
+                                                      OptionalNumbers numbers, std::int64_t call) {
+  const bool noise = temperature_rows.has_value() || temperature != 0;
+  return kernel(
+      Arguments{logits, mask, temperature, temperature_rows, noise, seed, row_seeds, generator, dim, numbers, call}, k);
+}
+inline Ranked call(const c10::TypedOperatorHandle<TopClassesSignature>& op,
+                                               const Arguments& args, std::int64_t k) {
+  return op.call(args.logits, k, args.mask, args.tau, args.tau_rows, args.seed, args.row_seeds, args.generator,
+                 args.dim, args.numbers, args.call);
+}
+inline const auto& top_classes_operator() {
+  static const auto op = find_operator<TopClassesSignature>("gumbel_ext::_top_classes");
+  return op;
+}
+
+// These scores less the logarithm of the sum of e^((x - max) / T), with the gradient of the classes' log-probabilities.
+using TopScoresSignature = at::Tensor(const at::Tensor& found, const at::Tensor& statistics,
+                                      const at::Tensor& log_probs);
+inline const auto& top_scores_operator() {
+  static const auto op = find_operator<TopScoresSignature>("gumbel_ext::_top_scores");
+  return op;
+}
+
 // ---- Samples with an estimator's gradient ---------------------------------------------------------------------------
 
 #define GUMBEL_EXT_ESTIMATOR_PARAMETERS                                                                             \
@@ -273,7 +310,7 @@ using TopKBackwardSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tenso
                                                                  std::int64_t k, const at::Tensor& tau,
                                                                  std::int64_t dim, bool need_logits, bool need_tau);
 
-struct TopK {
+struct SoftTopK {
   std::int64_t k;
   bool hard;
 };
@@ -285,10 +322,10 @@ std::tuple<at::Tensor, at::Tensor> top_k_kernel(const at::Tensor& logits, std::i
                                                 const OptionalGenerator& generator, std::int64_t dim,
                                                 OptionalNumbers numbers, std::int64_t call) {
   return kernel(Arguments{logits, mask, tau, tau_rows, /*noise=*/true, seed, row_seeds, generator, dim, numbers, call},
-                TopK{k, hard});
+                SoftTopK{k, hard});
 }
 inline std::tuple<at::Tensor, at::Tensor> call(const c10::TypedOperatorHandle<TopKSignature>& op, const Arguments& args,
-                                               const TopK& top) {
+                                               const SoftTopK& top) {
   return op.call(args.logits, top.k, top.hard, args.mask, args.tau, args.tau_rows, args.seed, args.row_seeds,
                  args.generator, args.dim, args.numbers, args.call);
 }

@@ -108,6 +108,10 @@ TORCH_LIBRARY(gumbel_ext, m) {
   define("_log_prob_backward(Tensor? grad_log_prob, Tensor? grad_entropy, " + drawn_classes +
              ", bool need_temperature) -> (Tensor, Tensor)",
          false);
+  define("_top_classes(Tensor logits, int k, Tensor? mask, float temperature, Tensor? temperature_rows, " + source +
+             ", int dim" + numbers + ") -> (Tensor index, Tensor found, Tensor statistics)",
+         true);
+  define("_top_scores(Tensor found, Tensor statistics, Tensor log_probs) -> Tensor", false);
   define("_log_gumbel_softmax(Tensor logits, Tensor tau, " + source + ") -> Tensor", true);
   const std::string drawn =
       "Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, float tau, "
@@ -129,6 +133,11 @@ TORCH_LIBRARY(gumbel_ext, m) {
   define("_backward_(Tensor grad, Tensor(a!) relaxed, float tau, Tensor? tau_rows, int dim, bool need_tau) -> Tensor",
          false);
 
+  for (const auto& [name, temperature, seed] : overloads)
+    define("gumbel_top_k" + name + "(Tensor logits, int k, " + named(temperature, "temperature") +
+               ", *, int dim=-1, Tensor? mask=None, " + seed +
+               ", Generator? generator=None) -> (Tensor indices, Tensor log_probs, Tensor scores)",
+           true);
   for (const auto& [name, temperature, seed] : overloads)
     define("relaxed_top_k" + name + "(Tensor logits, int k, " + named(temperature, "tau") +
                ", bool hard=False, *, int dim=-1, Tensor? mask=None, " + seed +

@@ -161,6 +161,21 @@ Tensor index_vmap(const Arguments& args, const std::optional<c10::SymInt>& num_s
   return batch.result(batch.call_whole(index_operator(), args, num_samples), /*has_classes=*/false);
 }
 
+Ranked top_classes_vmap(const Arguments& args, std::int64_t k) {
+  check_k(args.logits, check_arguments(args, "temperature", /*may_be_zero=*/true), k);
+  const NoisyBatch batch(args);
+  const auto [index, found, statistics] = batch.call_whole(top_classes_operator(), args, k);
+  return {batch.result(index, /*has_classes=*/false), batch.result(found, /*has_classes=*/false),
+          batch.result(statistics, /*has_classes=*/false)};
+}
+
+Tensor top_scores_vmap(const Tensor& found, const Tensor& statistics, const Tensor& log_probs) {
+  const Batch batch({found, statistics, log_probs}, found, /*draws=*/false);
+  return batch.result(top_scores_operator().call(*batch.per_row(found), *batch.per_row(statistics),
+                                                 *batch.per_row(log_probs)),
+                      /*has_classes=*/false);
+}
+
 std::tuple<Tensor, Tensor> sample_vmap(const Arguments& args, double tau, const OptionalTensor& tau_rows) {
   check_sample(args, tau, tau_rows);
   const NoisyBatch batch(args, tau_rows);
@@ -262,7 +277,7 @@ std::tuple<Tensor, Tensor> backward_vmap(const Tensor& grad, const Tensor& relax
   return {batch.result(grad_logits), batch.result(grad_tau)};
 }
 
-std::tuple<Tensor, Tensor> top_k_vmap(const Arguments& args, const TopK& top) {
+std::tuple<Tensor, Tensor> top_k_vmap(const Arguments& args, const SoftTopK& top) {
   check_k(args.logits, check_arguments(args, "tau", /*may_be_zero=*/false), top.k);
   const NoisyBatch batch(args);
   const auto [value, scores] = batch.call_whole(top_k_operator(), args, top);
@@ -288,6 +303,8 @@ TORCH_LIBRARY_IMPL(gumbel_ext, FuncTorchVmapMode, m) {
   m.impl("_draw", index_kernel<draw_vmap>);
   m.impl("_log_prob", log_prob_kernel<log_prob_vmap>);
   m.impl("_log_prob_backward", log_prob_backward_kernel<log_prob_backward_vmap>);
+  m.impl("_top_scores", top_scores_vmap);
+  m.impl("_top_classes", top_classes_kernel<top_classes_vmap>);
   m.impl("_sample", sample_kernel<sample_vmap>);
   m.impl("_choice", choice_kernel<choice_vmap>);
   m.impl("_estimate", estimate_kernel<estimate_vmap>);

@@ -32,6 +32,15 @@ def sample(
     seed: int | Tensor | None,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor, Tensor]: ...
+def gumbel_top_k(
+    logits: Tensor,
+    k: int,
+    temperature: float | Tensor,
+    dim: int,
+    mask: Tensor | None,
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def gumbel_noise(
     size: int | Sequence[int],
     seed: int | Tensor | None,

@@ -7,7 +7,7 @@ none                   `softmax`             `straight_through`                (
 Gumbel                 `gumbel_softmax`      `gumbel_softmax` (``hard=True``)  `gumbel_max`
 =====================  ====================  ================================  ==================
 
-An index with its log-probability and the entropy: `sample`. Of k classes at once, without replacement: `relaxed_top_k`. A one-hot sample with another gradient: `one_hot_sample`;
+An index with its log-probability and the entropy: `sample`. Of k classes at once, without replacement: `gumbel_top_k`, `relaxed_top_k`. A one-hot sample with another gradient: `one_hot_sample`;
 its product with a matrix: `straight_through_embedding`.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from gumbel_ext import distributed, distributions, nn, ops
-from gumbel_ext._draws import Sample, sample
+from gumbel_ext._draws import Sample, TopK, TopKWithThreshold, gumbel_top_k, sample
 from gumbel_ext._estimators import Embedded, one_hot_sample, straight_through_embedding
 from gumbel_ext._when_imported import when_imported
 from gumbel_ext.functional import (
@@ -42,6 +42,8 @@ cmake_prefix_path = f"{Path(__file__).resolve().parent};{torch.utils.cmake_prefi
 __all__ = [
     "Embedded",
     "Sample",
+    "TopK",
+    "TopKWithThreshold",
     "build_info",
     "cmake_prefix_path",
     "distributed",
@@ -50,6 +52,7 @@ __all__ = [
     "gumbel_max",
     "gumbel_noise",
     "gumbel_softmax",
+    "gumbel_top_k",
     "nn",
     "one_hot_sample",
     "ops",

@@ -15,13 +15,14 @@ from gumbel_ext import _draws, _estimators, functional
 
 #: The public operators.
 NAMES = (
-    "softmax", "straight_through", "gumbel_softmax", "gumbel_max", "sample", "gumbel_noise", "one_hot_sample",
-    "straight_through_embedding", "relaxed_top_k", "empty_cache",
+    "softmax", "straight_through", "gumbel_softmax", "gumbel_max", "sample", "gumbel_top_k", "gumbel_noise",
+    "one_hot_sample", "straight_through_embedding", "relaxed_top_k", "empty_cache",
 )  # fmt: skip
 #: Where a temperature stands, by position and by names.
 _TEMPERATURES: dict[str, tuple[int, tuple[str, ...]]] = {
     "gumbel_max": (1, ("temperature",)),
     "sample": (1, ("temperature",)),
+    "gumbel_top_k": (2, ("temperature",)),
     "one_hot_sample": (1, ("tau", "temperature")),
     "straight_through_embedding": (2, ("tau", "temperature")),
     "relaxed_top_k": (2, ("tau",)),

@@ -80,6 +80,23 @@ class _Sample(OpOverloadPacket):
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
+class _GumbelTopK(OpOverloadPacket):
+    default: OpOverload
+    tau_tensor: OpOverload
+    seed_tensor: OpOverload
+    tensors: OpOverload
+    def __call__(
+        self,
+        logits: Tensor,
+        k: int,
+        temperature: float | Tensor = 1.0,
+        *,
+        dim: int = -1,
+        mask: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
 class _OneHotSample(OpOverloadPacket):
     default: OpOverload
     tau_tensor: OpOverload
@@ -147,6 +164,7 @@ gumbel_softmax: _GumbelSoftmax
 gumbel_max: _GumbelMax
 gumbel_noise: _GumbelNoise
 sample: _Sample
+gumbel_top_k: _GumbelTopK
 one_hot_sample: _OneHotSample
 straight_through_embedding: _StraightThroughEmbedding
 empty_cache: _EmptyCache

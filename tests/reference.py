@@ -226,6 +226,36 @@ def gumbel_max(
     return torch.from_numpy(index).reshape(x.movedim(dim, -1).shape[:-1] if x.dim() else ())
 
 
+def top_classes(
+    x: torch.Tensor, temperature: Any = 1.0, dim: int = -1, seed: Any = 0, mask: Any = None
+) -> tuple[Array, Array]:
+    """Each row's classes by x / temperature + g, the best first, and these scores less the largest x / temperature.
+
+    NaN is the largest, and of equals the lower class comes first; scores of -infinity are in the order of x. Where the
+    largest finite quotient leaves the range, the largest finite x is subtracted first. A temperature of 0 is greedy.
+    """
+    scores, t = to_rows(x, dim, mask), row_values(temperature, x, dim)
+    limits = np.finfo(scores.dtype)
+    divisor, is_zero = np.where(t == 0, 1, t), t == 0
+    held = scores.dtype == t.dtype or ((divisor >= limits.tiny) & (divisor <= limits.max))
+    with np.errstate(all="ignore"):
+        rounded = np.where(held, divisor.astype(scores.dtype), divisor)
+
+        def divided(a: Array) -> Array:
+            return np.where(held, a / rounded.astype(scores.dtype), (a / rounded).astype(scores.dtype))
+
+        finite = np.where(scores < np.inf, scores, -np.inf).max(-1, keepdims=True)
+        beyond = np.isfinite(finite) & np.isinf(divided(finite)) & ~is_zero
+        shift = np.where(beyond, finite, 0).astype(scores.dtype)
+        noisy = divided(scores - shift) + noise(seed, *scores.shape, scores.dtype)
+        found = np.where(is_zero, scores, noisy)
+        base = np.where(is_zero, finite, divided(finite - shift))
+    is_nan, is_lowest = np.isnan(found), found == -np.inf
+    keys = (np.where(is_lowest, -scores, 0), np.where(is_nan, 0, -found), ~is_nan)  # the last one first; stable
+    order = np.lexsort(keys, axis=-1)
+    return order, np.take_along_axis(found - base, order, -1)
+
+
 def shortfall(x: torch.Tensor, index: torch.Tensor, t: Array, dim: int, seed: Any, draw: int, mask: Any) -> Array:
     """How far the exact score of each row's index is below the row's best, in the working precision's roundings."""
     scores = to_rows(x, dim, mask)

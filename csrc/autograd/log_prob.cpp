@@ -50,7 +50,8 @@ class Formula {
 
   std::tuple<Tensor, Tensor> values() const {
     Tensor log_prob = at::where(counts_.gather(-1, index_), negative_.gather(-1, index_) - log_sum_, -kInfinity);
-    log_prob = at::where(undefined_, kNan, at::where(zero_, 0, log_prob));
+    const Tensor certain = at::where(index_ == index_.slice(-1, 0, 1), 0.0, -kInfinity);
+    log_prob = at::where(undefined_, kNan, at::where(zero_, certain, log_prob));
     const Tensor entropy = at::where(undefined_, kNan, at::where(zero_, 0, log_sum_ + mean_));
     const auto type = scores_type(type_);
     return {(has_draws_ ? log_prob : log_prob.squeeze(-1)).to(type), entropy.squeeze(-1).to(type)};
@@ -142,11 +143,6 @@ class LogProbGradient : public torch::autograd::Function<LogProbGradient> {
   }
 };
 
-// The value of `tensor` without its derivatives.
-Tensor constant(const Tensor& tensor) {
-  return tensor._fw_primal(/*level=*/0).detach();
-}
-
 // In forward mode, and under torch.func, where no function of C++ may be: the kernel's values, with the derivatives of
 // the formula.
 std::tuple<Tensor, Tensor> with_formula(const LogProbArguments& args) {
@@ -168,9 +164,30 @@ std::tuple<Tensor, Tensor> log_prob_autograd(const LogProbArguments& args) {
   return {outputs[0], outputs[1]};
 }
 
+// The value below, with the derivatives of the log-probabilities.
+Tensor top_scores_autograd(const Tensor& found, const Tensor& statistics, const Tensor& log_probs) {
+  const Tensor value = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return top_scores_operator().call(found, statistics, log_probs);
+  }();
+  if (!has_tangent(log_probs) && !torch::autograd::compute_requires_grad(log_probs)) return value;
+  return value + at::where(log_probs.isfinite(), log_probs - constant(log_probs), 0);
+}
+
+Tensor top_scores(const Tensor& found, const Tensor& statistics, const Tensor&) {
+  const Tensor log_sum = at::log1p(statistics.narrow(-1, /*others*/ 1, 1));
+  return (found.to(at::kDouble) - log_sum).to(found.scalar_type());
+}
+
 }  // namespace
 
+TORCH_LIBRARY_IMPL(gumbel_ext, CompositeExplicitAutograd, m) {
+  m.impl("_top_scores", top_scores);
+}
+
 TORCH_LIBRARY_IMPL(gumbel_ext, Autograd, m) {
+  m.impl("_top_classes", torch::CppFunction::makeFallthrough());
+  m.impl("_top_scores", top_scores_autograd);
   m.impl("_draw", torch::CppFunction::makeFallthrough());
   m.impl("_scored_draw", torch::CppFunction::makeFallthrough());
   m.impl("_log_prob", log_prob_kernel<log_prob_autograd>);

@@ -16,6 +16,11 @@ inline bool has_tangent(const Tensor& tensor) {
   return torch::autograd::isFwGradDefined(tensor);
 }
 
+// The value of `tensor` without its derivatives.
+inline Tensor constant(const Tensor& tensor) {
+  return tensor._fw_primal(/*level=*/0).detach();
+}
+
 // A number for all rows, or a tensor with one for each.
 struct Tau {
   double number;

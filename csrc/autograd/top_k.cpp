@@ -99,7 +99,7 @@ class Chain {
   std::vector<Step> steps_;
 };
 
-std::tuple<Tensor, Tensor> run_below(const Arguments& args, const TopK& top) {
+std::tuple<Tensor, Tensor> run_below(const Arguments& args, const SoftTopK& top) {
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call(top_k_operator(), args, top);
 }
@@ -110,7 +110,7 @@ class TopKGradient : public torch::autograd::Function<TopKGradient> {
 
   // The function's inputs are the tensors that may have a gradient.
   static variable_list forward(AutogradContext* context, const Tensor&, const OptionalTensor& tau_rows,
-                               const Arguments* args, const TopK* top) {
+                               const Arguments* args, const SoftTopK* top) {
     const auto [value, scores] = run_below(*args, *top);
     context->set_materialize_grads(false);
     context->saved_data["k"] = top->k;
@@ -153,14 +153,9 @@ class TopKGradient : public torch::autograd::Function<TopKGradient> {
   }
 };
 
-// The value of `tensor` without its derivatives.
-Tensor constant(const Tensor& tensor) {
-  return tensor._fw_primal(/*level=*/0).detach();
-}
-
 // In forward mode, and under torch.func, where no function of C++ may be: the kernel's value, with the derivatives of
 // the chain.
-std::tuple<Tensor, Tensor> with_chain(const Arguments& args, const TopK& top) {
+std::tuple<Tensor, Tensor> with_chain(const Arguments& args, const SoftTopK& top) {
   auto [value, scores] = run_below(args, top);
   const Tensor logits = args.logits.to(scores.scalar_type());
   scores = scores + at::where(scores > -kInfinity, logits - constant(logits), 0);
@@ -169,7 +164,7 @@ std::tuple<Tensor, Tensor> with_chain(const Arguments& args, const TopK& top) {
   return {value + (relaxed - constant(relaxed)).to(value.scalar_type()), scores};
 }
 
-std::tuple<Tensor, Tensor> top_k_autograd(const Arguments& args, const TopK& top) {
+std::tuple<Tensor, Tensor> top_k_autograd(const Arguments& args, const SoftTopK& top) {
   const Tensor tau_rows = args.tau_rows.value_or(Tensor());
   const bool in_forward_mode = has_tangent(args.logits) || has_tangent(tau_rows);
   const bool in_reverse_mode = torch::autograd::compute_requires_grad(args.logits, tau_rows);

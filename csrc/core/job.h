@@ -187,6 +187,18 @@ struct OneHotJob {
   Rows out;
 };
 
+// The k best classes of logits / temperature + noise, the best first.
+struct TopClassesJob {
+  Scores scores;
+  RowScalar temperature;          // as IndexJob has it
+  std::int64_t k = 1;             // at most the number of classes
+  std::int64_t* index = nullptr;  // [rows][k]
+  // [rows][k], in the working precision: their scores less the row's largest logit / temperature. At temperature 0, 0 for
+  // the first class and -infinity for the others; of a row without a softmax, NaN.
+  void* found = nullptr;
+  double* statistics = nullptr;  // as IndexJob has them
+};
+
 struct NoiseJob {
   Shape shape;
   Noise noise;

@@ -56,10 +56,11 @@ struct RowAnswers {
   GUMBEL_EXT_INLINE bool is_defined() const {
     return !is_undefined(row.max);
   }
-  // At T = 0 the draw is certain.
-  GUMBEL_EXT_INLINE double log_prob(double logit) const {
+  // At T = 0 the first draw is certain, and so are those of its class.
+  GUMBEL_EXT_INLINE double log_prob(double logit, bool is_first) const {
     if (!is_defined()) return __builtin_nan("");
-    return temperature == 0 ? 0 : minus_distance(logit) - log_sum;
+    if (temperature == 0) return is_first ? 0 : -__builtin_inf();
+    return minus_distance(logit) - log_sum;
   }
   GUMBEL_EXT_INLINE double entropy() const {
     return is_defined() ? log_sum + mean() : __builtin_nan("");

@@ -30,4 +30,14 @@ GUMBEL_EXT_INLINE bool wins(C score_a, std::int64_t a, C score_b, std::int64_t b
   return a_is_nan || (!b_is_nan && score_a > score_b);
 }
 
+// Scores as integers in the same order: NaN is the largest, and -0 is 0.
+constexpr std::int64_t kLargestKey = 0x7fffffffffffffff;
+GUMBEL_EXT_INLINE std::int64_t order_key(double score) {
+  const std::int64_t bits = bit_cast<std::int64_t>(score + 0.0);
+  return score != score ? kLargestKey : bits < 0 ? bits ^ kLargestKey : bits;
+}
+GUMBEL_EXT_INLINE double score_of_key(std::int64_t key) {
+  return bit_cast<double>(key < 0 ? key ^ kLargestKey : key);
+}
+
 }  // namespace gumbel_ext

@@ -5,6 +5,7 @@
 #include "../core/log_prob.h"
 #include "../core/order.h"
 #include "../core/top_k.h"
+#include "candidates.h"
 #include "plan.h"
 
 namespace gumbel_ext::cpu {
@@ -21,14 +22,21 @@ struct GroupState {
   void* row_buffer;      // forward, where tiles > 1: [rows][tiles or, in place, 1][kTileClasses] numbers
 };
 
-// The draws [first_draw, first_draw + draws) of a group's rows.
-struct IndexTask {
+// The draws [first_draw, first_draw + draws) of a group's rows. Of each, `Found` is what is looked for: the best class,
+// or the best ones.
+template <typename Found>
+struct SearchTask {
   GroupState group;
   std::int64_t first_draw, draws;
   double shift;  // is subtracted from the logits first: what keeps quotients by a low temperature finite
-  Best* best;    // [rows][draws]
+  Found* best;   // [rows][draws]
   RowStatistics* statistics = nullptr;  // [tiles][rows] of softmax(logits / temperature), or none
+  bool finite_only = false;             // whether logits that are NaN or +infinity count as -infinity
+  // Tile t is at most so many classes from t * step on.
+  std::int64_t width = kTileClasses, step = kTileClasses;
 };
+using IndexTask = SearchTask<Best>;
+using TopClassesTask = SearchTask<Candidates>;
 
 // The kernels of one element type. Forward and backward: first every tile of a group; then, where tiles() > 1, combine
 // once, and the finish of every tile. A group of one tile is done after the first call.
@@ -41,6 +49,8 @@ struct ElementKernels {
   // Over tiles [tile_begin, tile_end).
   void (*index_tiles)(const IndexJob&, const Plan&, const IndexTask&, std::int64_t tile_begin, std::int64_t tile_end,
                       Workspace);
+  void (*top_classes_tiles)(const TopClassesJob&, const Plan&, const TopClassesTask&, std::int64_t tile_begin,
+                            std::int64_t tile_end, Workspace);
   // A tile of one-hot rows whose winners are known.
   void (*one_hot_tile)(const Shape&, const Rows& out, const Plan&, const IndexTask&, std::int64_t tile, Workspace);
   // Of some rows.

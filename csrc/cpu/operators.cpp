@@ -49,6 +49,9 @@ struct Cpu {
   static void run(const LogProbBackwardJob& job, Element element) {
     run_log_prob_backward(kernel_table().of(element), job);
   }
+  static void run(const TopClassesJob& job, Element element, const DrawNoise& draw) {
+    run_top_classes(kernel_table().of(element), job, draw);
+  }
   static void run(const NoiseJob& job, Element element, const DrawNoise& draw) {
     run_noise(kernel_table().of(element), job, draw);
   }

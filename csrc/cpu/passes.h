@@ -43,6 +43,14 @@ inline GroupState group_of(const Plan& plan, const Shape& shape, std::int64_t gr
   return {first, std::min(plan.group_rows, shape.rows - first), nullptr, nullptr, nullptr};
 }
 
+// A row's statistics, of those of its tiles, [tiles][rows], from the row's own on.
+inline RowStatistics statistics_of_row(const RowStatistics* tiles, std::int64_t rows, std::int64_t count,
+                                       double temperature) {
+  RowStatistics whole = tiles[0];
+  for (std::int64_t t = 1; t < count; ++t) whole = together(whole, tiles[t * rows], temperature);
+  return whole;
+}
+
 // What the passes over a group of several tiles keep between them: `buffered_tiles` tiles of each row have a place to
 // wait in.
 struct GroupMemory {

@@ -99,6 +99,17 @@ Plan plan_index(const IndexJob& job, const Rows& one_hot, const ElementTraits& e
   return plan;
 }
 
+// The same, of rows in groups only where what they keep of each other's classes is small.
+Plan plan_top_classes(const TopClassesJob& job, const ElementTraits& element, std::int64_t threads) {
+  const Shape& shape = job.scores.shape;
+  Plan plan;
+  plan.way =
+      choose_way(element.compute_bytes == 4 && job.scores.noise.on, shape.classes > kSearchClasses, Way::kSearch);
+  plan.group_rows = job.k > kTileClasses ? 1 : group_rows(shape, are_strided(job.scores.logits), kAdjacentRows);
+  share_out(plan, shape, 1, threads);
+  return plan;
+}
+
 Plan plan_noise(const NoiseJob& job, std::int64_t threads) {
   Plan plan;
   plan.group_rows = group_rows(job.shape, are_strided(job.out), kAdjacentRows);

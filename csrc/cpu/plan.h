@@ -53,6 +53,7 @@ struct ElementTraits {
 Plan plan_forward(const ForwardJob& job, const ElementTraits& element, std::int64_t threads);
 // `one_hot`: where the index is written as one-hot rows, or none.
 Plan plan_index(const IndexJob& job, const Rows& one_hot, const ElementTraits& element, std::int64_t threads);
+Plan plan_top_classes(const TopClassesJob& job, const ElementTraits& element, std::int64_t threads);
 Plan plan_noise(const NoiseJob& job, std::int64_t threads);
 Plan plan_estimate(const EstimateJob& job, std::int64_t threads);
 Plan plan_log_prob(const LogProbJob& job, std::int64_t threads);

@@ -15,6 +15,7 @@ void run_forward(const ElementKernels& kernels, ForwardJob job, const DrawNoise&
 void run_index(const ElementKernels& kernels, IndexJob job, const DrawNoise& draw);
 void run_log_prob(const ElementKernels& kernels, const LogProbJob& job);
 void run_log_prob_backward(const ElementKernels& kernels, const LogProbBackwardJob& job);
+void run_top_classes(const ElementKernels& kernels, TopClassesJob job, const DrawNoise& draw);
 void run_noise(const ElementKernels& kernels, NoiseJob job, const DrawNoise& draw);
 // Rows whose winners are to be found, of a job without relaxed values; and of winners that are known.
 void run_one_hot(const ElementKernels& kernels, const ForwardJob& job, const DrawNoise& draw);

@@ -72,6 +72,20 @@ struct Launcher {
   }
 };
 
+// `kernel`, of a block a row, on as many blocks as occupy the device, and have working memory of so many numbers each in a
+// limit for all.
+template <typename Kernel, typename Job>
+cudaError_t launch_with_memory(Kernel kernel, const Job& job, const Shape& shape, std::int64_t doubles, int threads,
+                               const Context& context) {
+  constexpr std::int64_t kMostDoubles = std::int64_t(1) << 26;  // 512 MiB
+  const std::int64_t wanted = std::int64_t(context.limits.multiprocessors) * 4, fit = kMostDoubles / doubles;
+  const std::int64_t most = fit < 1 ? 1 : fit < wanted ? fit : wanted;
+  const std::int64_t blocks = shape.rows < most ? shape.rows : most;
+  const Launcher launch{context, {}};
+  double* memory = launch.workspace<double>(blocks * doubles);
+  return launch(kernel, blocks, threads, job, memory, doubles);
+}
+
 // Stands for an instance of a kernel that keeps rows in registers: kPacks packs a thread.
 template <typename Team_, int kPacks_>
 struct Instance {

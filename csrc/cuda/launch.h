@@ -37,6 +37,7 @@ cudaError_t run(const EstimateJob& job, Element element, const Context& context)
 // *to = the seed of the noise, in the device's memory.
 cudaError_t record_seed(const Noise& noise, std::int64_t* to, const Context& context);
 cudaError_t run(const BackwardJob& job, Element element, const Context& context);
+cudaError_t run(const TopClassesJob& job, Element element, const Context& context);
 cudaError_t run(const TopKJob& job, Element element, const Context& context);
 cudaError_t run(const TopKBackwardJob& job, Element element, const Context& context);
 

@@ -119,8 +119,9 @@ __global__ void __launch_bounds__(kLogProbThreads, 2) log_probs(const __grid_con
       return;
     }
     const std::int64_t row = divide(i, job.draws).quotient;
-    static_cast<C*>(job.log_prob)[i] =
-        static_cast<C>(answers_of(job, row).log_prob(logit_at<T>(job, row, job.index[i])));
+    const double logit = logit_at<T>(job, row, job.index[i]);
+    const bool is_first = job.index[i] == job.index[row * job.draws];
+    static_cast<C*>(job.log_prob)[i] = static_cast<C>(answers_of(job, row).log_prob(logit, is_first));
   });
 }
 

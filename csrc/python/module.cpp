@@ -161,6 +161,22 @@ py::tuple sample(py::handle logits, py::handle temperature, py::handle dim, py::
   return py::make_tuple(drawn.index, drawn.log_prob, drawn.entropy);
 }
 
+py::tuple gumbel_top_k(py::handle logits, py::handle k, py::handle temperature, py::handle dim, py::handle mask,
+                       py::handle seed, py::handle generator) {
+  const at::Tensor x = to_tensor("logits", logits);
+  const auto count = to_int("k", k);
+  const auto divisor = to_temperature("temperature", temperature);
+  const auto at_dim = to_int("dim", dim);
+  const auto allowed = to_mask(mask);
+  const auto noise_seed = to_seed(seed);
+  const auto source = to_generator(generator);
+  const gumbel_ext::TopK top = [&] {
+    const py::gil_scoped_release release;
+    return gumbel_ext::gumbel_top_k(x, count, divisor, at_dim, allowed, noise_seed, source);
+  }();
+  return py::make_tuple(top.indices, top.log_probs, top.scores);
+}
+
 at::Tensor gumbel_noise(py::handle size, py::handle seed, py::handle generator, py::handle dtype, py::handle device,
                         py::handle class_offset, py::handle row_offset, py::handle draw) {
   const auto shape = to_size(size);
@@ -236,6 +252,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("gumbel_softmax", torch::wrap_pybind_function(gumbel_softmax));
   m.def("gumbel_max", torch::wrap_pybind_function(gumbel_max));
   m.def("sample", torch::wrap_pybind_function(sample));
+  m.def("gumbel_top_k", torch::wrap_pybind_function(gumbel_top_k));
   m.def("one_hot_sample", torch::wrap_pybind_function(one_hot_sample));
   m.def("straight_through_embedding", torch::wrap_pybind_function(straight_through_embedding));
   m.def("relaxed_top_k", torch::wrap_pybind_function(relaxed_top_k));

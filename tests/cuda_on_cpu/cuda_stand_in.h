@@ -17,6 +17,7 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #define __global__
 #define __device__
@@ -146,6 +147,10 @@ inline int __any_sync(unsigned, int predicate) {
   std::uint32_t any = 0;
   for (unsigned lane = 0; lane < stand_in::kWarp; ++lane) any |= words[lane];
   return any != 0;
+}
+
+inline int atomicAdd(int* to, int value) {
+  return std::exchange(*to, *to + value);  // no other fiber runs meanwhile
 }
 
 template <typename Word>

@@ -116,6 +116,7 @@ void take_over() {
   library->impl("_scored_draw", index_kernel<Operators::scored_draw>);
   library->impl("_log_prob", log_prob_kernel<Operators::log_prob>);
   library->impl("_log_prob_backward", log_prob_backward_kernel<Operators::log_prob_backward>);
+  library->impl("_top_classes", top_classes_kernel<Operators::top_classes>);
   library->impl("_sample", sample_kernel<Operators::sample>);
   library->impl("_one_hot_of", Operators::one_hot_of);
   library->impl("_estimate", estimate_kernel<Operators::estimate>);
@@ -144,6 +145,7 @@ TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
   define("_scored_draw", index_kernel<Operators::scored_draw>);
   define("_log_prob", log_prob_kernel<Operators::log_prob>);
   define("_log_prob_backward", log_prob_backward_kernel<Operators::log_prob_backward>);
+  define("_top_classes", top_classes_kernel<Operators::top_classes>);
   define("_sample", sample_kernel<Operators::sample>);
   define("_one_hot_of", Operators::one_hot_of);
   define("_estimate", estimate_kernel<Operators::estimate>);

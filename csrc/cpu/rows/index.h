@@ -1,13 +1,19 @@
-// The index kernel: argmax(logits / temperature + noise), for any number of draws.
+// The search kernel: the best class of logits / temperature + noise, for any number of draws, or the best ones
+// (candidates.h).
 #pragma once
 
 #include "../tile/one_hot.h"
 #include "../tile/statistics.h"
+#include "candidates.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
 // Classes whose words are looked at together.
 constexpr std::int64_t kSearchBlock = 64;
+
+GUMBEL_EXT_INLINE void clear(Best& best) {
+  best = {-__builtin_inf(), 0};
+}
 
 // Updates `best` with the argmax of scores[0..n), which add_noise has found and padded.
 template <typename C>
@@ -17,9 +23,9 @@ GUMBEL_EXT_INLINE void update_best(Best& best, const C* scores, std::int64_t n, 
   if (beats(max, best.score)) best = {static_cast<double>(max), begin + find_first(scores, n, max)};
 }
 
-// One row's tile, of which most blocks cannot hold the winner and need no logarithm.
-template <typename T>
-GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& tile, std::int64_t row,
+// One row's tile, of which most blocks hold nothing that beats best.score and need no logarithm.
+template <typename T, typename Found>
+GUMBEL_EXT_INLINE void search_row(Found& best, const Noise& noise, const Tile& tile, std::int64_t row,
                                   std::uint32_t draw, const T* logits, const std::uint32_t* words) {
   constexpr int kWidth = kLanes<float>;
   float scores[kWidth], some_noise[kWidth];
@@ -40,24 +46,41 @@ GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& ti
       words_to_noise(some_noise, words + k + i, kWidth, [&](std::int64_t lane) __attribute__((always_inline)) {
         return tail_noise<float>(noise, row, tile.begin + k + i + lane, draw, words[k + i + lane]);
       });
-      update_best(best, scores, kWidth, add_noise(scores, block + i, some_noise, kWidth), tile.begin + k + i);
+      const std::int64_t left = tile.width - k - i;
+      update_best(best, scores, left < kWidth ? left : kWidth, add_noise(scores, block + i, some_noise, kWidth), tile.begin + k + i);
       best_offset = WordLimit::offset(static_cast<float>(best.score));
     }
   }
 }
 
+// Row r of the tile's logits, staged, with -infinity in place of NaN and +infinity.
 template <typename T>
-void index_tiles(const IndexJob& job, const Plan& plan, const IndexTask& task, std::int64_t tile_begin,
-                 std::int64_t tile_end, Workspace workspace) {
+GUMBEL_EXT_INLINE void keep_finite(std::int64_t r, const Tile& tile, Buffers<Compute<T>>& buffers) {
+  using C = Compute<T>;
+  C* out = buffers.writable_row(r, padded<C>(tile.width));
+  buffers.template read_row<T>(r, [&](const auto* in) __attribute__((always_inline)) {
+    for (std::int64_t k = 0; k < tile.width; ++k) {
+      const C logit = widen(in[k]);
+      out[k] = logit <= FloatTraits<C>::kLargest ? logit : -C(__builtin_inff());
+    }
+  });
+  buffers.rows[r] = out;
+}
+
+template <typename T, typename Job, typename Found>
+void search_tiles(const Job& job, const Plan& plan, const SearchTask<Found>& task, std::int64_t tile_begin,
+                  std::int64_t tile_end, Workspace workspace) {
   using C = Compute<T>;
   const Scores& in = job.scores;
   Buffers<C> buffers(in.shape, plan, workspace);
   const bool search = plan.way == Way::kSearch;
-  for (std::int64_t i = 0; i < task.group.rows * task.draws; ++i) task.best[i] = {-__builtin_inf(), 0};
+  for (std::int64_t i = 0; i < task.group.rows * task.draws; ++i) clear(task.best[i]);
   for (std::int64_t t = tile_begin; t < tile_end; ++t) {
-    const Tile tile(in.shape, task.group, t);
+    const std::int64_t begin = t * task.step, left = in.shape.classes - begin;
+    const Tile tile(task.group.first_row, task.group.rows, begin, left < task.width ? left : task.width);
     stage_logits<T>(in.logits, in.mask, tile, buffers);
     if (task.statistics) tile_statistics<T>(job.temperature, tile, buffers, task.statistics + t * tile.rows);
+    for (std::int64_t r = 0; r < tile.rows && task.finite_only; ++r) keep_finite<T>(r, tile, buffers);
     for (std::int64_t r = 0; r < tile.rows; ++r)
       divide_row<T>(Quotient<C>(job.temperature[tile.first_row + r], task.shift), r, tile, buffers);
     for (std::int64_t d = 0; d < task.draws; ++d) {
@@ -66,7 +89,7 @@ void index_tiles(const IndexJob& job, const Plan& plan, const IndexTask& task, s
       if (in.noise.on && !search) tile_noise(in.noise, tile, draw, buffers);
       for (std::int64_t r = 0; r < tile.rows; ++r) {
         const std::int64_t row = tile.first_row + r;
-        Best& best = task.best[r * task.draws + d];
+        Found& best = task.best[r * task.draws + d];
         const bool noisy = in.noise.on && job.temperature[row] != 0;
         if constexpr (std::is_same_v<C, float>) {
           if (noisy && search) {

@@ -23,7 +23,8 @@ void log_prob_rows(const LogProbJob& job, std::int64_t first, std::int64_t rows)
     const RowAnswers answers = answers_of(job, row);
     static_cast<C*>(job.entropy)[row] = static_cast<C>(answers.entropy());
     for (std::int64_t i = row * job.draws; i < (row + 1) * job.draws; ++i)
-      static_cast<C*>(job.log_prob)[i] = static_cast<C>(answers.log_prob(logit_at<T>(job, row, job.index[i])));
+      static_cast<C*>(job.log_prob)[i] = static_cast<C>(
+          answers.log_prob(logit_at<T>(job, row, job.index[i]), job.index[i] == job.index[row * job.draws]));
   }
 }
 
