@@ -12,8 +12,8 @@ namespace gumbel_ext {
 using OptionalTensor = std::optional<at::Tensor>;
 using OptionalSeed = std::optional<c10::SymInt>;  // a compiler may leave it open
 using OptionalGenerator = std::optional<at::Generator>;
-// How the noise numbers rows that are part of a larger whole: the first row's number and, for each dimension, what a
-// step along it adds (along `dim`, nothing); {}: in C order from 0.
+// How the noise numbers the rows and classes of a part of a larger whole: the first row's number, the first class's,
+// and, for each dimension, what a step along it adds to the row's (along `dim`, nothing); {}: in C order from 0.
 using OptionalNumbers = at::OptionalSymIntArrayRef;
 
 struct Arguments {

@@ -12,6 +12,9 @@
 
 namespace gumbel_ext {
 
+constexpr std::int64_t kDraws = std::int64_t(1) << 31;    // of a row
+constexpr std::int64_t kClasses = std::int64_t(1) << 34;  // whose noise differs
+
 inline bool is_supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
 }
@@ -91,9 +94,9 @@ inline void check_seed(c10::SymIntArrayRef sizes, std::int64_t dim, at::Device d
 }
 
 inline void check_numbers(const OptionalNumbers& numbers, std::int64_t ndim) {
-  TORCH_CHECK_VALUE(!numbers.has_value() || std::int64_t(numbers->size()) == ndim + 1,
-                    "numbers: expected the first row's and a stride for each dimension, ", ndim + 1, ", got ",
-                    numbers.has_value() ? numbers->size() : 0);
+  TORCH_CHECK_VALUE(!numbers.has_value() || std::int64_t(numbers->size()) == ndim + 2,
+                    "numbers: expected the first row's, the first class's and a stride for each dimension, ", ndim + 2,
+                    ", got ", numbers.has_value() ? numbers->size() : 0);
 }
 
 // Checks all of them; returns `dim` counted from the front.
@@ -161,8 +164,8 @@ inline c10::SymDimVector index_shape(const at::Tensor& logits, std::int64_t dim,
     shape.erase(shape.begin() + dim);
   }
   if (num_samples.has_value()) {
-    TORCH_CHECK_VALUE(*num_samples >= 0 && *num_samples < (std::int64_t(1) << 31),
-                      "num_samples: expected 0 <= num_samples < 2^31, got ", *num_samples);
+    TORCH_CHECK_VALUE(*num_samples >= 0 && *num_samples < kDraws, "num_samples: expected 0 <= num_samples < 2^31, got ",
+                      *num_samples);
     shape.push_back(*num_samples);
   }
   return shape;
@@ -172,13 +175,25 @@ inline void check_noise_size(c10::SymIntArrayRef size) {
   for (const c10::SymInt& n : size) TORCH_CHECK_VALUE(n >= 0, "size: expected no negative number, got ", size);
 }
 
+// Where noise of this size lies in a larger whole.
+inline void check_offsets(c10::SymIntArrayRef size, const c10::SymInt& cls, const c10::SymInt& row,
+                          const OptionalTensor& row_seeds) {
+  const c10::SymInt classes = size.empty() ? c10::SymInt(1) : size.back();
+  TORCH_CHECK_VALUE(cls >= 0 && cls + classes <= kClasses, "class_offset: expected 0 <= class_offset <= 2^34 - ",
+                    classes, ", got ", cls);
+  TORCH_CHECK_VALUE(row >= 0, "row_offset: expected no negative number, got ", row);
+  TORCH_CHECK_VALUE(row == 0 || !row_seeds.has_value(),
+                    "row_offset: expected 0 with a seed for each row, which all have number 0, got ", row);
+}
+
 // Noise like a tensor: its last dimension is the class.
 inline void check_noise(const at::Tensor& like, const OptionalSeed& seed, const OptionalTensor& row_seeds,
-                        const OptionalGenerator& generator, const OptionalNumbers& numbers) {
+                        const OptionalGenerator& generator, const OptionalNumbers& numbers, std::int64_t draw) {
   const auto type = like.scalar_type();
   TORCH_CHECK_TYPE(is_supported(type), "dtype: expected float32, float64, float16 or bfloat16, got ", type);
   check_seed(like.sym_sizes(), like.dim() - 1, like.device(), seed, row_seeds, generator);
   check_numbers(numbers, like.dim());
+  TORCH_CHECK_VALUE(draw >= 0 && draw < kDraws, "draw: expected 0 <= draw < 2^31, got ", draw);
 }
 
 // The backward operator's tensors, which autograd passes; returns `dim` counted from the front.

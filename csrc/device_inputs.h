@@ -28,7 +28,7 @@ struct NoiseSource {
   const OptionalGenerator& generator;
 
   NoiseSource(const OptionalSeed& seed, const OptionalTensor& seeds, const OptionalGenerator& generator,
-              RowNumbers numbers)
+              Numbers numbers)
       : generator(generator) {
     noise.on = true;
     noise.seed = static_cast<std::uint64_t>(seed.has_value() ? seed->expect_int() : 0);
@@ -98,7 +98,7 @@ struct Inputs {
     tau =
         checked_row_scalar<Device>(temperature_name, args.tau, args.tau_rows, args.logits, dim, row_taus, may_be_zero);
     if (args.noise)
-      noise.emplace(args.seed, args.row_seeds, args.generator, row_numbers(args.logits.sizes(), dim, args.numbers));
+      noise.emplace(args.seed, args.row_seeds, args.generator, numbers_of(args.logits.sizes(), dim, args.numbers));
   }
   auto draw() const {
     return [this](Noise& out) {

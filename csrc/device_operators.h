@@ -52,35 +52,52 @@ struct DeviceOperators {
     return {out, relaxed};
   }
 
-  static Tensor index(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+  // The index, and, where wanted, its score and the rows' statistics.
+  static std::tuple<Tensor, Tensor, Tensor> search(const Arguments& args, const std::optional<c10::SymInt>& num_samples,
+                                                   bool scored, bool with_statistics) {
     const Inputs inputs(args, "temperature", /*may_be_zero=*/true);
-    const auto shape = index_shape(args.logits, inputs.dim, num_samples);
-    Tensor out = at::empty(C10_AS_INTARRAYREF_SLOW(shape), args.logits.options().dtype(at::kLong));
+    auto shape = index_shape(args.logits, inputs.dim, num_samples);
+    const auto empty = [&](at::ScalarType type) {
+      return at::empty(C10_AS_INTARRAYREF_SLOW(shape), args.logits.options().dtype(type));
+    };
+    Tensor index = empty(at::kLong), score = scored ? empty(at::kDouble) : Tensor(), statistics, unused;
     IndexJob job{inputs.scores, inputs.tau};
     job.draws = num_samples.has_value() ? num_samples->expect_int() : 1;
-    job.out = out.template mutable_data_ptr<std::int64_t>();
+    job.out = index.template mutable_data_ptr<std::int64_t>();
+    if (scored) job.scores_out = score.template mutable_data_ptr<double>();
+    if (with_statistics) {
+      if (num_samples.has_value()) shape.pop_back();
+      if (job.draws == 0) {  // the statistics are wanted all the same
+        job.draws = 1;
+        unused = empty(at::kLong);
+        job.out = unused.template mutable_data_ptr<std::int64_t>();
+        job.scores_out = nullptr;
+      }
+      shape.push_back(kRowStatistics);
+      statistics = empty(at::kDouble);
+      job.statistics = statistics.template mutable_data_ptr<double>();
+    }
     Device::run(job, element_of(args.logits), inputs.draw());
-    return out;
+    return {index, score, statistics};
+  }
+
+  static Tensor index(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+    return std::get<0>(search(args, num_samples, /*scored=*/false, /*with_statistics=*/false));
+  }
+
+  static std::tuple<Tensor, Tensor> scored_index(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+    const auto [index, score, none] = search(args, num_samples, /*scored=*/true, /*with_statistics=*/false);
+    return {index, score};
   }
 
   static std::tuple<Tensor, Tensor> draw(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
-    const Inputs inputs(args, "temperature", /*may_be_zero=*/true);
-    auto shape = index_shape(args.logits, inputs.dim, num_samples);
-    Tensor out = at::empty(C10_AS_INTARRAYREF_SLOW(shape), args.logits.options().dtype(at::kLong));
-    if (num_samples.has_value()) shape.pop_back();
-    shape.push_back(kRowStatistics);
-    Tensor statistics = at::empty(C10_AS_INTARRAYREF_SLOW(shape), args.logits.options().dtype(at::kDouble));
-    IndexJob job{inputs.scores, inputs.tau};
-    job.draws = num_samples.has_value() ? num_samples->expect_int() : 1;
-    Tensor unused;
-    if (job.draws == 0) {  // the statistics are wanted all the same
-      job.draws = 1;
-      unused = at::empty({inputs.scores.shape.rows}, out.options());
-    }
-    job.out = (unused.defined() ? unused : out).template mutable_data_ptr<std::int64_t>();
-    job.statistics = statistics.template mutable_data_ptr<double>();
-    Device::run(job, element_of(args.logits), inputs.draw());
-    return {out, statistics};
+    const auto [index, none, statistics] = search(args, num_samples, /*scored=*/false, /*with_statistics=*/true);
+    return {index, statistics};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> scored_draw(const Arguments& args,
+                                                        const std::optional<c10::SymInt>& num_samples) {
+    return search(args, num_samples, /*scored=*/true, /*with_statistics=*/true);
   }
 
   static std::tuple<Tensor, Tensor> log_prob(const LogProbArguments& args) {
@@ -170,7 +187,7 @@ struct DeviceOperators {
                                                  dim, temperatures);
     job.tau = checked_row_scalar<Device>("tau", args.tau, args.tau_rows, args.logits, dim, taus);
     job.scores.noise.on = true;
-    job.scores.noise.numbers = row_numbers(args.logits.sizes(), dim, args.numbers);
+    job.scores.noise.numbers = numbers_of(args.logits.sizes(), dim, args.numbers);
     if (args.seed.has_value()) Device::hold_seed(job.scores.noise, args.seed->template const_data_ptr<std::int64_t>());
     if (args.row_seeds.has_value()) {
       row_seeds = args.row_seeds->contiguous();
@@ -190,13 +207,14 @@ struct DeviceOperators {
   }
 
   static Tensor noise(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
-                      const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t) {
-    check_noise(like, seed, row_seeds, generator, numbers);
+                      const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t, std::int64_t draw) {
+    check_noise(like, seed, row_seeds, generator, numbers, draw);
     const typename Device::Guard guard(like.device());
     const std::int64_t dim = like.dim() - 1;
-    const NoiseSource source(seed, row_seeds, generator, row_numbers(like.sizes(), dim, numbers));
+    const NoiseSource source(seed, row_seeds, generator, numbers_of(like.sizes(), dim, numbers));
     Tensor out = Device::new_like(like);
-    Device::run(NoiseJob{shape_of(out, dim), {}, output_rows_of(out, dim)}, element_of(out), source);
+    Device::run(NoiseJob{shape_of(out, dim), {}, static_cast<std::uint32_t>(draw), output_rows_of(out, dim)},
+                element_of(out), source);
     return out;
   }
 
@@ -280,7 +298,9 @@ struct DeviceOperators {
     library.impl("_one_hot", forward_kernel<one_hot>);
     library.impl("_one_hot_relaxed", forward_kernel<one_hot_relaxed>);
     library.impl("_index", index_kernel<index>);
+    library.impl("_scored_index", index_kernel<scored_index>);
     library.impl("_draw", index_kernel<draw>);
+    library.impl("_scored_draw", index_kernel<scored_draw>);
     library.impl("_log_prob", log_prob_kernel<log_prob>);
     library.impl("_log_prob_backward", log_prob_backward_kernel<log_prob_backward>);
     library.impl("_top_classes", top_classes_kernel<top_classes>);

@@ -94,13 +94,34 @@ at::Tensor top_k(const at::Tensor& logits, const SoftTopK& top, const Temperatur
       {logits, mask, tau.number, tau.rows, /*noise=*/true, seed.number, seed.rows, generator, dim, {}, number}, top));
 }
 
+// Where noise lies in a larger whole.
+struct Offsets {
+  c10::SymInt cls, row;
+  std::int64_t draw;
+};
+
+// Rows in C order from the offsets on (arguments.h).
+c10::SymDimVector numbers_from(const Offsets& offsets, c10::SymIntArrayRef size) {
+  c10::SymDimVector numbers(size.size() + 2, 0);
+  c10::SymInt count = 1;
+  for (std::int64_t d = std::int64_t(size.size()) - 2; d >= 0; count *= size[d--]) numbers[d + 2] = count;
+  numbers[0] = offsets.row;
+  numbers[1] = offsets.cls;
+  return numbers;
+}
+
 at::Tensor noise(c10::SymIntArrayRef size, const SymSeed& seed, const OptionalGenerator& generator,
-                 std::optional<at::ScalarType> dtype, std::optional<at::Device> device) {
+                 std::optional<at::ScalarType> dtype, std::optional<at::Device> device, const Offsets& offsets) {
   const auto options = at::TensorOptions().dtype(dtype).device(device);
   check_device_has_kernels(options.device());
   check_noise_size(size);
   const at::Tensor like = at::empty({}, options).expand_symint(size);  // a shape for the price of a number
-  return noise_operator().call(like, seed.number, seed.rows, generator, {}, number_of_call(seed.number, seed.rows));
+  check_offsets(size, offsets.cls, offsets.row, seed.rows);
+  c10::SymDimVector numbers;
+  if (offsets.cls != 0 || offsets.row != 0) numbers = numbers_from(offsets, size);
+  return noise_operator().call(like, seed.number, seed.rows, generator,
+                               numbers.empty() ? OptionalNumbers() : c10::SymIntArrayRef(numbers),
+                               number_of_call(seed.number, seed.rows), offsets.draw);
 }
 
 }  // namespace
@@ -130,9 +151,10 @@ at::Tensor gumbel_max(const at::Tensor& logits, const Temperature& temperature, 
 }
 
 at::Tensor gumbel_noise(at::IntArrayRef size, const Seed& seed, const OptionalGenerator& generator,
-                        std::optional<at::ScalarType> dtype, std::optional<at::Device> device) {
+                        std::optional<at::ScalarType> dtype, std::optional<at::Device> device,
+                        std::int64_t class_offset, std::int64_t row_offset, std::int64_t draw) {
   GUMBEL_EXT_PROFILED("gumbel_noise");
-  return noise(c10::fromIntArrayRefSlow(size), seed, generator, dtype, device);
+  return noise(c10::fromIntArrayRefSlow(size), seed, generator, dtype, device, {class_offset, row_offset, draw});
 }
 
 at::Tensor relaxed_top_k(const at::Tensor& logits, std::int64_t k, const Temperature& tau, bool hard, std::int64_t dim,
@@ -195,8 +217,9 @@ at::Tensor gumbel_max_overload(const at::Tensor& logits, Tau temperature, std::i
 }
 template <typename SeedArgument>
 at::Tensor gumbel_noise_overload(c10::SymIntArrayRef size, SeedArgument seed, const OptionalGenerator& generator,
-                                 std::optional<at::ScalarType> dtype, std::optional<at::Device> device) {
-  return noise(size, seed, generator, dtype, device);
+                                 std::optional<at::ScalarType> dtype, std::optional<at::Device> device,
+                                 c10::SymInt class_offset, c10::SymInt row_offset, std::int64_t draw) {
+  return noise(size, seed, generator, dtype, device, {std::move(class_offset), std::move(row_offset), draw});
 }
 template <typename Tau, typename SeedArgument>
 at::Tensor relaxed_top_k_overload(const at::Tensor& logits, std::int64_t k, Tau tau, bool hard, std::int64_t dim,

@@ -140,11 +140,16 @@ GUMBEL_EXT_API TopK gumbel_top_k(const at::Tensor& logits, std::int64_t k, const
                                  std::int64_t dim = -1, const std::optional<at::Tensor>& mask = {},
                                  const Seed& seed = {}, const std::optional<at::Generator>& generator = {});
 
-/// The standard Gumbel noise that the functions above add; the last dimension is the class.
+/// The standard Gumbel noise that the functions above add; the last dimension is the class. Row r and class k of the
+/// result are row_offset + r, rows being counted in C order, and class_offset + k of the noise, so that a part of a
+/// larger whole takes the noise of its place there; `draw` is the sample's number in num_samples. With a seed for each
+/// row, all rows have number 0, and row_offset must be 0.
 /// \return a tensor of `size`, of `dtype` (torch's default dtype) on `device` (the CPU).
 GUMBEL_EXT_API at::Tensor gumbel_noise(at::IntArrayRef size, const Seed& seed = {},
                                        const std::optional<at::Generator>& generator = {},
-                                       std::optional<at::ScalarType> dtype = {}, std::optional<at::Device> device = {});
+                                       std::optional<at::ScalarType> dtype = {}, std::optional<at::Device> device = {},
+                                       std::int64_t class_offset = 0, std::int64_t row_offset = 0,
+                                       std::int64_t draw = 0);
 
 /// One-hot sample whose gradient an estimator gives. The value is z = one_hot(i), i = argmax(x / T + g), exactly 0 and
 /// 1, the same for every estimator; T is `temperature`, which belongs to the draw, and tau to the gradient alone. With

@@ -30,6 +30,11 @@ Tensor index_meta(const Arguments& args, const std::optional<c10::SymInt>& num_s
   return at::empty_symint(index_shape(args.logits, dim, num_samples), args.logits.options().dtype(at::kLong));
 }
 
+std::tuple<Tensor, Tensor> scored_index_meta(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+  const Tensor index = index_meta(args, num_samples);
+  return {index, at::empty_symint(index.sym_sizes(), index.options().dtype(at::kDouble))};
+}
+
 Tensor statistics_meta(const Tensor& logits, std::int64_t dim) {
   auto shape = index_shape(logits, dim, {});
   shape.push_back(kRowStatistics);
@@ -39,6 +44,12 @@ Tensor statistics_meta(const Tensor& logits, std::int64_t dim) {
 std::tuple<Tensor, Tensor> draw_meta(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
   const Tensor index = index_meta(args, num_samples);
   return {index, statistics_meta(args.logits, at::maybe_wrap_dim(args.dim, args.logits.dim()))};
+}
+
+std::tuple<Tensor, Tensor, Tensor> scored_draw_meta(const Arguments& args,
+                                                    const std::optional<c10::SymInt>& num_samples) {
+  const auto [index, score] = scored_index_meta(args, num_samples);
+  return {index, score, std::get<1>(draw_meta(args, num_samples))};
 }
 
 std::tuple<Tensor, Tensor> log_prob_meta(const LogProbArguments& args) {
@@ -68,8 +79,8 @@ Ranked top_classes_meta(const Arguments& args, std::int64_t k) {
 }
 
 Tensor noise_meta(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
-                  const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t) {
-  check_noise(like, seed, row_seeds, generator, numbers);
+                  const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t, std::int64_t draw) {
+  check_noise(like, seed, row_seeds, generator, numbers, draw);
   return new_like(like);
 }
 
@@ -123,7 +134,9 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Meta, m) {
   m.impl("_one_hot", forward_kernel<like_logits>);
   m.impl("_one_hot_relaxed", forward_kernel<two_like_logits>);
   m.impl("_index", index_kernel<index_meta>);
+  m.impl("_scored_index", index_kernel<scored_index_meta>);
   m.impl("_draw", index_kernel<draw_meta>);
+  m.impl("_scored_draw", index_kernel<scored_draw_meta>);
   m.impl("_log_prob", log_prob_kernel<log_prob_meta>);
   m.impl("_log_prob_backward", log_prob_backward_kernel<log_prob_backward_meta>);
   m.impl("_top_classes", top_classes_kernel<top_classes_meta>);

@@ -117,6 +117,9 @@ inline const auto& draw_operator() {
   static const auto op = find_operator<IndexSignature<Pair>>("gumbel_ext::_draw");
   return op;
 }
+// Both have a sibling that is called from Python alone, _scored_index and _scored_draw, of a part of the classes
+// (gumbel_ext/_shards.py): with the best score too, in float64, which is infinite where a low temperature took it out
+// of range, although the index is then that of another search.
 
 // The same index, marked (core/job.h), and the call's seed, a tensor of no dimensions: what a gradient can be computed
 // from later. `tau` is checked here alone.
@@ -215,9 +218,10 @@ inline const auto& one_hot_of_operator() {
 
 // ---- Noise ----------------------------------------------------------------------------------------------------------
 
-// Gumbel noise shaped, typed and placed as `like`, whose values are not read.
+// Gumbel noise of one draw shaped, typed and placed as `like`, whose values are not read.
 using NoiseSignature = at::Tensor(const at::Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
-                                  const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t call);
+                                  const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t call,
+                                  std::int64_t draw);
 
 inline const auto& noise_operator() {
   static const auto op = find_operator<NoiseSignature>("gumbel_ext::_noise");

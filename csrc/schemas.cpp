@@ -66,7 +66,8 @@ TORCH_LIBRARY(gumbel_ext, m) {
   }
   for (const auto& [name, seed] : {std::pair{".seed_tensor", seed_tensor}, std::pair{"", seed_number}})
     define("gumbel_noise" + std::string(name) + "(SymInt[] size, *, " + seed +
-               ", Generator? generator=None, ScalarType? dtype=None, Device? device=None) -> Tensor",
+               ", Generator? generator=None, ScalarType? dtype=None, Device? device=None, SymInt class_offset=0, "
+               "SymInt row_offset=0, int draw=0) -> Tensor",
            true);
 
   // Both temperatures are numbers, or both tensors.
@@ -93,12 +94,13 @@ TORCH_LIBRARY(gumbel_ext, m) {
   define("_log_relaxed" + inputs + numbers + ") -> Tensor", true);
   define("_one_hot" + inputs + numbers + ") -> Tensor", true);
   define("_one_hot_relaxed" + inputs + numbers + ") -> (Tensor, Tensor)", true);
-  define("_index(Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, " + source +
-             ", int dim, SymInt? num_samples" + numbers + ") -> Tensor",
-         true);
-  define("_draw(Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, " + source +
-             ", int dim, SymInt? num_samples" + numbers + ") -> (Tensor index, Tensor statistics)",
-         true);
+  for (const auto& [name, result] :
+       {std::pair{"_index", "Tensor"}, std::pair{"_scored_index", "(Tensor index, Tensor score)"},
+        std::pair{"_draw", "(Tensor index, Tensor statistics)"},
+        std::pair{"_scored_draw", "(Tensor index, Tensor score, Tensor statistics)"}})
+    define(std::string(name) + "(Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, " + source +
+               ", int dim, SymInt? num_samples" + numbers + ") -> " + result,
+           true);
   const std::string drawn_classes =
       "Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, Tensor index, Tensor statistics, "
       "int dim";
@@ -123,7 +125,7 @@ TORCH_LIBRARY(gumbel_ext, m) {
   define("_estimate(Tensor grad, " + estimator + ", bool need_temperature, bool need_tau) -> (Tensor, Tensor, Tensor)",
          false);
   define("_one_hot_of(Tensor index, Tensor logits, int dim) -> Tensor", false);
-  define("_noise(Tensor like, " + source + numbers + ") -> Tensor", true);
+  define("_noise(Tensor like, " + source + numbers + ", int draw=0) -> Tensor", true);
   define(
       "_backward(Tensor grad, Tensor relaxed, float tau, Tensor? tau_rows, int dim, bool need_logits, "
       "bool need_tau) -> (Tensor, Tensor)",

@@ -55,15 +55,14 @@ inline Rows output_rows_of(const at::Tensor& tensor, std::int64_t dim) {
   return rows_of(tensor, dim);
 }
 
-// How the noise numbers the rows along `dim` of a tensor of these sizes: `numbers` holds the first row's, and a stride
-// for each dimension.
-inline RowNumbers row_numbers(at::IntArrayRef sizes, std::int64_t dim, const at::OptionalSymIntArrayRef& numbers) {
+// How the noise numbers rows along `dim` of a tensor of these sizes, and their classes (arguments.h).
+inline Numbers numbers_of(at::IntArrayRef sizes, std::int64_t dim, const at::OptionalSymIntArrayRef& numbers) {
   if (!numbers.has_value()) return {};
   const at::IntArrayRef given = C10_AS_INTARRAYREF_SLOW(*numbers);
-  RowNumbers rows{false, given.front(), merged_strides(sizes, given.slice(1), dim)};
-  rows.in_order =
-      rows.first == 0 && (rows.strides.ndim == 0 || (rows.strides.ndim == 1 && rows.strides.stride[0] == 1));
-  return rows;
+  Numbers result{false, given[0], given[1], merged_strides(sizes, given.slice(2), dim)};
+  const RowStrides& strides = result.strides;
+  result.rows_in_order = result.first_row == 0 && (strides.ndim == 0 || (strides.ndim == 1 && strides.stride[0] == 1));
+  return result;
 }
 
 inline Shape shape_of(const at::Tensor& tensor, std::int64_t dim) {

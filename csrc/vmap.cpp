@@ -77,14 +77,15 @@ class Batch {
     for (std::int64_t d = ndim_ - 1; d >= 0; --d) {
       const c10::SymInt size = first.sym_size(d);
       if (given) {
-        strides[d] = (*given)[d + 1];
+        strides[d] = (*given)[d + 2];
         count += (size - 1) * strides[d];
       } else if (d != at::maybe_wrap_dim(dim, ndim_)) {
         strides[d] = count;
         count *= size;
       }
     }
-    c10::SymDimVector result{given ? (*given)[0] : c10::SymInt(0), is_different_ ? count : c10::SymInt(0)};
+    const c10::SymInt none(0);
+    c10::SymDimVector result{given ? (*given)[0] : none, given ? (*given)[1] : none, is_different_ ? count : none};
     result.append(strides.begin(), strides.end());
     if (ndim_ == 0) result.push_back(0);
     return result;
@@ -259,12 +260,12 @@ Tensor one_hot_of_vmap(const Tensor& index, const Tensor& logits, std::int64_t d
 }
 
 Tensor noise_vmap(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
-                  const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t call) {
-  check_noise(like, seed, row_seeds, generator, numbers);
+                  const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t call, std::int64_t draw) {
+  check_noise(like, seed, row_seeds, generator, numbers, draw);
   const OptionalTensor none;
   const NoisyBatch batch({like, none, 1, none, /*noise=*/true, seed, row_seeds, generator, -1, numbers, call});
   return batch.result(
-      noise_operator().call(batch.whole(like), seed, batch.per_row(row_seeds), generator, batch.numbers, call));
+      noise_operator().call(batch.whole(like), seed, batch.per_row(row_seeds), generator, batch.numbers, call, draw));
 }
 
 std::tuple<Tensor, Tensor> backward_vmap(const Tensor& grad, const Tensor& relaxed, double tau,

@@ -47,6 +47,9 @@ def gumbel_noise(
     generator: torch.Generator | None,
     dtype: torch.dtype,
     device: torch.device | str,
+    class_offset: int,
+    row_offset: int,
+    draw: int,
 ) -> Tensor: ...
 def one_hot_sample(
     logits: Tensor,

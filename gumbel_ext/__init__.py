@@ -17,9 +17,10 @@ from pathlib import Path
 
 import torch
 
-from gumbel_ext import distributions, nn, ops
+from gumbel_ext import distributed, distributions, nn, ops
 from gumbel_ext._draws import Sample, TopK, TopKWithThreshold, gumbel_top_k, sample
 from gumbel_ext._estimators import Embedded, one_hot_sample, straight_through_embedding
+from gumbel_ext._when_imported import when_imported
 from gumbel_ext.functional import (
     build_info,
     empty_cache,
@@ -30,6 +31,8 @@ from gumbel_ext.functional import (
     softmax,
     straight_through,
 )
+
+when_imported("torch.distributed.tensor", "gumbel_ext._dtensor")
 
 __version__ = (Path(__file__).resolve().parent / "version.txt").read_text().strip()
 
@@ -43,6 +46,7 @@ __all__ = [
     "TopKWithThreshold",
     "build_info",
     "cmake_prefix_path",
+    "distributed",
     "distributions",
     "empty_cache",
     "gumbel_max",

@@ -7,16 +7,20 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from gumbel_ext._override import overridden
+from gumbel_ext._override import Results, overridden
 from gumbel_ext.functional import _C, _is_overridden, _is_traced, _ops, _seed
 
 
-class Sample(NamedTuple):
-    """What `sample` returns."""
-
+class _Sample(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (tuple has a method of this name)
     log_prob: Tensor
     entropy: Tensor
+
+
+class Sample(Results, _Sample):
+    """What `sample` returns."""
+
+    __slots__ = ()
 
 
 def sample(
@@ -53,7 +57,7 @@ def sample(
     """
     if _is_overridden(logits, temperature, mask, seed):
         tensors = {"temperature": temperature, "mask": mask, "seed": seed}
-        return Sample(*overridden(sample, logits, tensors, dim=dim, num_samples=num_samples, generator=generator))
+        return overridden(sample, logits, tensors, dim=dim, num_samples=num_samples, generator=generator)
     if _is_traced():
         return Sample(*_ops.sample(
             logits, temperature, dim=dim, num_samples=num_samples, mask=mask, seed=_seed(seed), generator=generator
@@ -61,21 +65,29 @@ def sample(
     return Sample(*_C.sample(logits, temperature, dim, num_samples, mask, _seed(seed), generator))
 
 
-class TopK(NamedTuple):
-    """What `gumbel_top_k` returns."""
-
+class _TopK(NamedTuple):
     indices: Tensor
     log_probs: Tensor
     scores: Tensor
 
 
-class TopKWithThreshold(NamedTuple):
-    """What `gumbel_top_k` returns with ``return_threshold``."""
+class TopK(Results, _TopK):
+    """What `gumbel_top_k` returns."""
 
+    __slots__ = ()
+
+
+class _TopKWithThreshold(NamedTuple):
     indices: Tensor
     log_probs: Tensor
     scores: Tensor
     threshold: Tensor
+
+
+class TopKWithThreshold(Results, _TopKWithThreshold):
+    """What `gumbel_top_k` returns with ``return_threshold``."""
+
+    __slots__ = ()
 
 
 @overload

@@ -7,17 +7,21 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from gumbel_ext._override import overridden
+from gumbel_ext._override import Results, overridden
 from gumbel_ext.functional import _C, _in_tensor, _is_overridden, _is_traced, _ops, _seed
 
 Estimator = Literal["gumbel", "softmax", "reinmax", "rao"]
 
 
-class Embedded(NamedTuple):
-    """What `straight_through_embedding` returns."""
-
+class _Embedded(NamedTuple):
     value: Tensor
     index: Tensor  # type: ignore[assignment]  # (tuple has a method of this name)
+
+
+class Embedded(Results, _Embedded):
+    """What `straight_through_embedding` returns."""
+
+    __slots__ = ()
 
 
 def one_hot_sample(

@@ -10,6 +10,16 @@ from torch import Tensor
 from torch.overrides import handle_torch_function
 
 
+class Results:
+    """Before a named tuple of tensors: lets torch make it again from an iterable, as it does where a result becomes a
+    subclass's (`torch.Tensor.__torch_function__`)."""
+
+    __slots__ = ()
+
+    def __new__(cls, first: Any, *rest: Any) -> Any:
+        return super().__new__(cls, *((first, *rest) if rest else first))
+
+
 def overridden(function: Callable[..., Any], logits: Any, tensors: dict[str, Any], *, dim: int, **others: Any) -> Any:
     """``function(logits, dim=dim, **tensors, **others)``, of which `has_torch_function` holds, by what overrides it.
 
@@ -47,7 +57,7 @@ def _of_rows(
         )
 
     if isinstance(result, tuple):  # what is known of a row
-        return tuple(jagged(values, has_classes=False) for values in result)
+        return type(result)(jagged(values, has_classes=False) for values in result)
     return jagged(result, has_classes=result.dtype != torch.int64)
 
 

@@ -146,31 +146,43 @@ def gumbel_noise(
     generator: torch.Generator | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    class_offset: int = 0,
+    row_offset: int = 0,
+    draw: int = 0,
 ) -> Tensor:
     """The very noise that the other operations add, ``g = -log(-log1p(-v))``, of shape ``size``.
 
-    The last dimension is the class. ``v`` is the word of Philox4x32-10 for (seed, row, class, draw 0); noise
+    The last dimension is the class. ``v`` is the word of Philox4x32-10 for (seed, row, class, draw); noise
     is finite and reaches 45. float32 noise is within 2 ulp or 2^-22 of the exact value, float64 noise within
     4 ulp or 2^-50, whichever is larger.
 
+    Row r and class k of the result are ``row_offset + r``, rows being counted in C order, and ``class_offset + k`` of
+    the noise: a part of a larger whole takes the noise of its place there. ``draw``, below 2^31, is the sample's number
+    in ``num_samples``. With one seed a row all rows have number 0, and ``row_offset`` must be 0.
+
     >>> gumbel_noise(4, seed=7).shape
     torch.Size([4])
+    >>> gumbel_noise(9, seed=7)[6:].equal(gumbel_noise(3, seed=7, class_offset=6))
+    True
     """
     dtype = torch.get_default_dtype() if dtype is None else dtype
     device = torch.empty(()).device if device is None else device  # where torch's own factories put it
     relevant = (seed, *size) if isinstance(size, (tuple, list)) else (seed, size)
+    offsets = {"class_offset": class_offset, "row_offset": row_offset, "draw": draw}
     if has_torch_function(relevant):
         return handle_torch_function(
-            gumbel_noise, relevant, size, seed=seed, generator=generator, dtype=dtype, device=device
+            gumbel_noise, relevant, size, seed=seed, generator=generator, dtype=dtype, device=device, **offsets
         )
-    if torch._C._get_tracing_state():  # sizes that jit.trace sees stay open, as in torch's own factories
+    if torch._C._get_tracing_state() and not (
+        class_offset or row_offset
+    ):  # sizes that jit.trace sees stay open, as in torch's own factories
         like = torch.empty((), dtype=dtype, device=device).expand(size)
         number, rows = (None, seed) if isinstance(seed, Tensor) else (_seed(seed), None)
-        return _ops._noise(like, number, rows, generator)
+        return _ops._noise(like, number, rows, generator, None, 0, draw)
     if _is_traced():
         sizes = [size] if isinstance(size, int) else list(size)
-        return _ops.gumbel_noise(sizes, seed=_seed(seed), generator=generator, dtype=dtype, device=device)
-    return _C.gumbel_noise(size, _seed(seed), generator, dtype, device)
+        return _ops.gumbel_noise(sizes, seed=_seed(seed), generator=generator, dtype=dtype, device=device, **offsets)
+    return _C.gumbel_noise(size, _seed(seed), generator, dtype, device, class_offset, row_offset, draw)
 
 
 def relaxed_top_k(

@@ -58,6 +58,9 @@ class _GumbelNoise(OpOverloadPacket):
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
+        class_offset: int = 0,
+        row_offset: int = 0,
+        draw: int = 0,
     ) -> Tensor: ...
 
 class _Sample(OpOverloadPacket):

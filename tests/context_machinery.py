@@ -98,6 +98,11 @@ def gumbel_softmax_hard(x: Tensor) -> Tensor:
     return gumbel_ext.gumbel_softmax(x, 0.7, hard=True, seed=13)
 
 
+def sample(x: Tensor) -> Tensor:
+    index, log_prob, entropy = gumbel_ext.sample(x, 0.7, seed=13)
+    return ((index + log_prob + 2 * entropy) / x.shape[-1]).unsqueeze(-1) * torch.ones_like(x)
+
+
 def one_hot_sample(x: Tensor) -> Tensor:
     return gumbel_ext.one_hot_sample(x, 0.7, seed=13)
 

@@ -18,9 +18,11 @@ OPERATIONS: dict[str, Any] = {
     "gumbel_softmax": gumbel_ext.gumbel_softmax,
     "hard": functools.partial(gumbel_ext.gumbel_softmax, hard=True),
     "gumbel_max": gumbel_ext.gumbel_max,
+    "sample": lambda *args, **kwargs: gumbel_ext.sample(*args, **kwargs).log_prob,
     "relaxed_top_k": lambda logits, *args, **kwargs: gumbel_ext.relaxed_top_k(logits, 1, *args, **kwargs),
 }
-NOISY = ["gumbel_softmax", "hard", "gumbel_max", "relaxed_top_k"]
+GREEDY = ["gumbel_max", "sample"]
+NOISY = ["gumbel_softmax", "hard", "gumbel_max", "sample", "relaxed_top_k"]
 DEVICES = ["cpu", "meta"]
 
 
@@ -67,10 +69,10 @@ def test_tau(tau: Any, error: type[Exception], fragment: str, name: str, device:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", [n for n in OPERATIONS if n != "gumbel_max"])
+@pytest.mark.parametrize("name", [n for n in OPERATIONS if n not in GREEDY])
 @pytest.mark.parametrize("tau", [0, 0.0, -0.0])
 def test_zero_tau(tau: float, name: str, device: str) -> None:
-    """Only gumbel_max has a temperature of 0."""
+    """Only draws of an index have a temperature of 0."""
     raises(ValueError, "tau: expected a positive finite number, got -?0", name, tensor(2, 3, device=device), tau)
 
 
@@ -80,7 +82,7 @@ def test_zero_tau(tau: float, name: str, device: str) -> None:
 def test_value_of_one_row(value: float, dtype: torch.dtype, name: str) -> None:
     """Every row's temperature is checked."""
     tau = torch.tensor([[1.0], [value]], dtype=dtype)
-    if name == "gumbel_max" and value == 0:
+    if name in GREEDY and value == 0:
         assert OPERATIONS[name](tensor(2, 3), tau)[1] == 0
     else:
         raises(ValueError, f"expected.*finite.*got {value:g}", name, tensor(2, 3), tau)
@@ -210,7 +212,7 @@ def test_device_of_every_tensor(argument: str, name: str) -> None:
     value = tensor(2, 1, dtype={"mask": torch.bool, "tau": torch.float32, "seed": torch.int64}[argument], device="meta")
     if argument == "seed":
         value = value[:, 0]
-    keyword = "temperature" if (name, argument) == ("gumbel_max", "tau") else argument
+    keyword = "temperature" if name in GREEDY and argument == "tau" else argument
     raises(
         ValueError,
         f"{keyword}: expected a tensor on cpu.*got one on meta",
@@ -287,6 +289,6 @@ def test_errors_come_before_noise_is_taken(name: str) -> None:
     before = torch.get_rng_state()
     raises(ValueError, "", name, tensor(2, 3), torch.tensor([[1.0], [-1.0]]))
     raises(ValueError, "", name, tensor(2, 3), -1.0)
-    if name == "gumbel_max":
+    if name in GREEDY:
         raises(ValueError, "num_samples", name, tensor(2, 3), num_samples=-1)
     assert torch.equal(torch.get_rng_state(), before)

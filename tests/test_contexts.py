@@ -81,7 +81,11 @@ def test_what_is_unpacked_may_overlap(operation: str) -> None:
     seeds = {"seed": torch.zeros(ROWS, dtype=torch.int64)} if row.noisy else {}
     function = functools.partial(getattr(gumbel_ext, row.function), **row.arguments, **seeds)
     x, upstream = torch.arange(6.0).expand(ROWS, -1).clone().requires_grad_(), torch.randn(ROWS, 6)
-    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t[:1].detach(), lambda t: t.expand(ROWS, -1))
+    hooks = torch.autograd.graph.saved_tensors_hooks(
+        lambda t: t[:1].detach() if t.dim() else t, lambda t: t.expand(ROWS, *t.shape[1:]) if t.dim() else t
+    )
+    if row.answer:
+        function = functools.partial(lambda function, x: row.answer(x, function(x)), function)
     with hooks:
         y = function(x, *row.leading) * 1
     torch.testing.assert_close(*(torch.autograd.grad(y, x, upstream)[0] for y in (y, function(x, *row.leading))))

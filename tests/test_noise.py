@@ -235,7 +235,7 @@ def test_rows_may_be_numbered_as_those_of_a_larger_whole(shape: tuple[int, ...],
     strides = [torch.Size(sizes[d + 1 :]).numel() for d in range(len(sizes))]
     whole = gumbel_ext.gumbel_noise((*sizes, shape[-1]), seed=5, dtype=dtype)
     part = whole[tuple(slice(1, None, 2) for _ in sizes)]
-    numbers = [sum(strides), *(2 * stride for stride in strides), 0]
+    numbers = [sum(strides), 0, *(2 * stride for stride in strides), 0]
     found = torch.ops.gumbel_ext._noise(torch.empty(part.shape, dtype=dtype), 5, None, None, numbers)
     assert torch.equal(found, part)
     x = torch.zeros(part.shape, dtype=dtype)

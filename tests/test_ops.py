@@ -110,13 +110,14 @@ SAMPLES: dict[str, Any] = {
     "straight_through": lambda f, x: f(x, 0.5),
     "gumbel_softmax": lambda f, x: f(x, hard=True),
     "gumbel_max": lambda f, x: f(x),
+    "sample": lambda f, x: f(x)[1],
     "one_hot_sample": lambda f, x: f(x, estimator="reinmax"),
     "straight_through_embedding": lambda f, x: f(x, torch.ones(5, 2))[0],
     "gumbel_noise": lambda f, x: f([4, 5]),
 }
 
 
-BACKWARD = ("GumbelExtSoftmaxBackward", "GumbelExtEstimatorBackward")
+BACKWARD = ("GumbelExtSoftmaxBackward", "GumbelExtEstimatorBackward", "gumbel_ext::_log_prob_backward")
 
 
 @pytest.mark.parametrize("name", SAMPLES)

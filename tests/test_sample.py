@@ -1,4 +1,4 @@
-"""sample: the index, its log-probability and the entropy, and their gradients, against the formulas in the widest type."""
+"""sample: the index, its log-probability and the entropy, and their gradients, against formulas in the widest type."""
 
 from __future__ import annotations
 

@@ -24,10 +24,17 @@ class Operation:
     differentiable: bool = True
     logits: bool = True
     leading: tuple[Any, ...] = ()  # arguments between the logits and the temperature
+    answer: Callable[..., Tensor] | None = None  # of logits and a result of several tensors: one, as the logits
 
     @property
     def temperature(self) -> str:
-        return "temperature" if self.function == "gumbel_max" else "tau"
+        return "temperature" if self.function in ("gumbel_max", "sample") else "tau"
+
+
+def _of_sample(x: Tensor, sample: Any, dim: int = -1) -> Tensor:
+    """All of a sample's answers in one tensor, shaped as the logits."""
+    size = x.shape[dim]
+    return ((sample[0] + sample[1] + 2 * sample[2]) / size).unsqueeze(dim) * torch.ones_like(x)
 
 
 OPERATIONS = {
@@ -38,6 +45,7 @@ OPERATIONS = {
     "one_hot_sample": Operation("one_hot_sample"),
     "one_hot_sample, reinmax": Operation("one_hot_sample", {"estimator": "reinmax"}),
     "gumbel_max": Operation("gumbel_max", differentiable=False),
+    "sample": Operation("sample", answer=_of_sample),
     "gumbel_noise": Operation("gumbel_noise", differentiable=False, logits=False),
     "relaxed_top_k": Operation("relaxed_top_k", leading=(2,)),
     "relaxed_top_k, hard": Operation("relaxed_top_k", {"hard": True}, leading=(2,)),
@@ -66,7 +74,10 @@ class Way:
 
     def bind(self, operation: Operation, seed: int | None) -> Call:
         """The operation as a function of the logits, and of one temperature a row where the way has them."""
-        function = functools.partial(self.find(operation), **operation.arguments)
+        function = self.find(operation)
+        if operation.answer:
+            function = _answering(function, operation.answer)
+        function = functools.partial(function, **operation.arguments)
         if operation.noisy:
             seeded = self.row_seeds and seed is not None
             function = functools.partial(function, seed=torch.arange(ROWS) + seed if seeded else seed)
@@ -77,6 +88,10 @@ class Way:
             call = lambda x, tau: function(x, *operation.leading, tau)  # noqa: E731
         call.operation = operation
         return call
+
+
+def _answering(function: Callable[..., Any], answer: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda x, *args, **kwargs: answer(x, function(x, *args, **kwargs))
 
 
 def _operator(overload: str) -> Callable[[Operation], Any]:

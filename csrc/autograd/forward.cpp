@@ -142,6 +142,7 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Autograd, m) {
   m.impl("_one_hot", forward_kernel<one_hot_autograd>);
   m.impl("_one_hot_relaxed", forward_kernel<one_hot_relaxed_autograd>);
   m.impl("_index", torch::CppFunction::makeFallthrough());
+  m.impl("_scored_index", torch::CppFunction::makeFallthrough());
   m.impl("_backward", torch::autograd::autogradNotImplementedFallback());
   m.impl("_backward_", torch::autograd::autogradNotImplementedFallback());
 }

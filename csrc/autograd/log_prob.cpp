@@ -189,6 +189,7 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Autograd, m) {
   m.impl("_top_classes", torch::CppFunction::makeFallthrough());
   m.impl("_top_scores", top_scores_autograd);
   m.impl("_draw", torch::CppFunction::makeFallthrough());
+  m.impl("_scored_draw", torch::CppFunction::makeFallthrough());
   m.impl("_log_prob", log_prob_kernel<log_prob_autograd>);
   m.impl("_log_prob_backward", torch::autograd::autogradNotImplementedFallback());
 }

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "elementary.h"
+#include "job.h"
 #include "philox.h"
 
 namespace gumbel_ext {
@@ -19,6 +20,17 @@ namespace gumbel_ext {
 constexpr std::uint32_t kTailWords = 1u << 16;
 // What is added to `draw` to reach the word that continues a word below kTailWords.
 constexpr std::uint32_t kTailDraw = 1u << 31;
+
+// Which counter has a class's word, and which of its words that is.
+struct ClassCounter {
+  std::uint32_t quad;
+  int place;
+
+  GUMBEL_EXT_INLINE ClassCounter(const Noise& noise, std::int64_t cls)
+      : quad(static_cast<std::uint32_t>((noise.numbers.first_class + cls) / kPhiloxWords)),
+        place(static_cast<int>((noise.numbers.first_class + cls) % kPhiloxWords)) {
+  }
+};
 
 // The noise of survival v = (word + 1/2) / 2^32. Requires: word >= kTailWords for the full precision
 // of the promise (below, it is the noise of the word alone).

@@ -84,29 +84,29 @@ struct CapturedState {
   std::uint64_t offset_in_graph = 0;
 };
 
-// The row of the noise's counter: as rows are numbered, or, of a part of a larger whole, as they are numbered there.
-struct RowNumbers {
-  bool in_order = true;
-  std::int64_t first = 0;
+// How the noise numbers rows and classes: as they lie, or, of a part of a larger whole, as they are numbered there.
+struct Numbers {
+  bool rows_in_order = true;
+  std::int64_t first_row = 0, first_class = 0;
   RowStrides strides;
 
-  GUMBEL_EXT_INLINE std::uint64_t operator[](std::int64_t row) const {
-    return static_cast<std::uint64_t>(in_order ? row : first + strides.offset(row));
+  GUMBEL_EXT_INLINE std::uint64_t row(std::int64_t row) const {
+    return static_cast<std::uint64_t>(rows_in_order ? row : first_row + strides.offset(row));
   }
 };
 
 // Where the noise comes from: one seed (or where the device holds it, or a captured state) and the rows' numbers, or a
-// seed for each row, all of which then have number 0.
+// seed for each row, all of which then have number 0. Class k is class first_class + k of the noise.
 struct Noise {
   bool on = false;
   std::uint64_t seed = 0;
   const std::int64_t* held_seed = nullptr;
   const std::int64_t* row_seeds = nullptr;
   CapturedState captured;
-  RowNumbers numbers;
+  Numbers numbers;
 
   GUMBEL_EXT_INLINE std::uint64_t counter_row(std::int64_t row) const {
-    return row_seeds ? 0 : numbers[row];
+    return row_seeds ? 0 : numbers.row(row);
   }
 };
 
@@ -149,6 +149,7 @@ struct IndexJob {
   std::int64_t draws = 1;
   std::int64_t* out = nullptr;   // [rows][draws]
   bool marks = false;            // of a row without a softmax, `out` is the index's complement
+  double* scores_out = nullptr;  // [rows][draws] the best scores, where quotients may have left the range; or none
   double* statistics = nullptr;  // RowStatistics (core/log_prob.h) of softmax(logits / temperature), one a row, or none
 };
 
@@ -159,7 +160,7 @@ struct LogProbJob {
   Rows mask;  // of bool, or none
   RowScalar temperature;
   std::int64_t draws = 1;
-  const std::int64_t* index = nullptr;  // [rows][draws]
+  const std::int64_t* index = nullptr;  // [rows][draws]; in backward, classes that are not in the row lie elsewhere
   const double* statistics = nullptr;   // as IndexJob has them
   void* log_prob = nullptr;             // [rows][draws]
   void* entropy = nullptr;              // one a row
@@ -201,6 +202,7 @@ struct TopClassesJob {
 struct NoiseJob {
   Shape shape;
   Noise noise;
+  std::uint32_t draw = 0;
   Rows out;
 };
 

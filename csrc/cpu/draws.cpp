@@ -111,12 +111,16 @@ void run_index(const ElementKernels& kernels, IndexJob job, const DrawNoise& dra
   run_index_tasks(
       kernels, job, plan, [&] { draw(job.scores.noise); },
       [&](const IndexTask& task, Workspace workspace) {
+        const std::int64_t count = task.group.rows * task.draws;
+        const auto place = [&](std::int64_t i) {
+          return (task.group.first_row + i / task.draws) * job.draws + task.first_draw + i % task.draws;
+        };
+        for (std::int64_t i = 0; job.scores_out && i < count; ++i) job.scores_out[place(i)] = task.best[i].score;
         search_again_where_infinite(kernels, job, plan, task, workspace);
         if (task.statistics) write_statistics(job, task);
-        for (std::int64_t i = 0; i < task.group.rows * task.draws; ++i) {
+        for (std::int64_t i = 0; i < count; ++i) {
           const Best& best = task.best[i];
-          job.out[(task.group.first_row + i / task.draws) * job.draws + task.first_draw + i % task.draws] =
-              job.marks && is_undefined(best.score) ? ~best.index : best.index;
+          job.out[place(i)] = job.marks && is_undefined(best.score) ? ~best.index : best.index;
         }
       });
 }

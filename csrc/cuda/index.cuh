@@ -117,14 +117,14 @@ struct Parts {
   }
 };
 
-// What goes to `out`: the index, or its complement, of rows without a softmax where the job marks them, and where a low
+// To `out` goes the index, or its complement, of rows without a softmax where the job marks them, and where a low
 // temperature took the row's best score out of range (to two infinities that tie, say): index_again searches that row
 // once more.
-__device__ __forceinline__ std::int64_t marked(const IndexJob& job, double best, std::int64_t index,
-                                               double temperature) {
-  const bool infinite = best == __builtin_inf() || best == -__builtin_inf();
+__device__ __forceinline__ void write_best(const IndexJob& job, std::int64_t i, const Best& best, double temperature) {
+  const bool infinite = best.score == __builtin_inf() || best.score == -__builtin_inf();
   const bool again = infinite && temperature > 0 && temperature < 1;
-  return again || (job.marks && is_undefined(best)) ? ~index : index;
+  job.out[i] = again || (job.marks && is_undefined(best.score)) ? ~best.index : best.index;
+  if (job.scores_out) job.scores_out[i] = best.score;
 }
 
 template <typename T, typename Team, int kDraws>
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kIndexThreads, index_min_blocks<T, Team, kDraw
       if (partial)
         partial[i * parts + part] = {score, span.begin + best[d].index};
       else
-        job.out[i] = marked(job, score, best[d].index, temperature);
+        write_best(job, i, {score, best[d].index}, temperature);
     }
   }
 }
@@ -178,7 +178,7 @@ static __global__ void __launch_bounds__(kIndexThreads, 2)
     if (winners)
       winners[i] = best;
     else
-      job.out[i] = marked(job, best.score, best.index, job.temperature[divide(i, job.draws).quotient]);
+      write_best(job, i, best, job.temperature[divide(i, job.draws).quotient]);
   }
 }
 

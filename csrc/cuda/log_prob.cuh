@@ -125,6 +125,11 @@ __global__ void __launch_bounds__(kLogProbThreads, 2) log_probs(const __grid_con
   });
 }
 
+// Whether a class is one of this row's: of a part of the classes, draws may have hit others.
+__device__ __forceinline__ bool is_here(const LogProbJob& job, std::int64_t cls) {
+  return cls >= 0 && cls < job.shape.classes;
+}
+
 // The gradient of a draw's log-probability.
 template <typename C>
 __device__ __forceinline__ double grad_of_draw(const LogProbBackwardJob& job, std::int64_t i) {
@@ -171,7 +176,6 @@ __global__ void __launch_bounds__(kLogProbThreads, 2)
   GUMBEL_EXT_SHARED(typename Team::Scratch, scratch);
   const Team team{scratch};
   const LogProbJob& in = job.forward;
-  const Scores scores{in.shape, in.logits, in.mask, {}};
   for (std::int64_t base = team.first(); base < in.shape.rows; base += team.step()) {
     const Span<Team, kClasses> span(team, in.shape, base);
     const RowAnswers answers = answers_of(in, span.row);
@@ -185,7 +189,7 @@ __global__ void __launch_bounds__(kLogProbThreads, 2)
     const AnswersGradient gradient(some, draws, grad_of_entropy<C>(job, span.row));
     const FastAnswersGradient<C> fast(gradient);
     const ExponentScale<C> scale(some.temperature);
-    const Logits<T, kClasses> row(scores, span.row, 0);
+    const Logits<T, kClasses> row(in.logits, in.mask, span.row, 0);
     const Row<T> out = Row<T>::template of<kClasses>(job.grad_logits, span.row, 0);
     const C filler = answers.is_defined() ? C(0) : C(__builtin_nanf(""));
     for (int p = 0; p < packs_of<decltype(span), kClasses>(span, in.shape); ++p) {
@@ -201,6 +205,7 @@ __global__ void __launch_bounds__(kLogProbThreads, 2)
     if (!job.grad_temperature) continue;
     for (std::int64_t d = team.rank(); d < in.draws; d += team.size()) {
       const std::int64_t i = span.row * in.draws + d;
+      if (!is_here(in, in.index[i])) continue;
       const double distance = -some.minus_distance(logit_at<T>(in, span.row, in.index[i]));
       temperature_sum += gradient.drawn_temperature_term(distance, grad_of_draw<C>(job, i));
     }
@@ -218,7 +223,7 @@ __global__ void __launch_bounds__(kLogProbThreads, 2) drawn_gradients(const __gr
   for_each(in.shape.rows * in.draws, [&](std::int64_t i) {
     const std::int64_t row = divide(i, in.draws).quotient, first = row * in.draws, cls = in.index[i];
     const RowAnswers answers = answers_of(in, row);
-    if (!answers.is_defined() || answers.temperature == 0) return;
+    if (!answers.is_defined() || answers.temperature == 0 || !is_here(in, cls)) return;
     double weight = 0, draws = 0;  // in the draws' order, of those of this class
     for (std::int64_t d = first; d < first + in.draws; ++d) {
       const bool is_same = in.index[d] == cls;

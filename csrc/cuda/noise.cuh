@@ -1,4 +1,4 @@
-// The noise itself: g(seed, row, class, 0) into a tensor.
+// The noise itself: g(seed, row, class, draw) into a tensor.
 #pragma once
 
 #include "scores.cuh"
@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kNoiseThreads, 2) noise_packs(const __grid_con
     const std::int64_t row = at.quotient, first = at.remainder * kClasses;
     C noise[kClasses] = {};
     const int count = static_cast<int>(job.shape.classes - first < kClasses ? job.shape.classes - first : kClasses);
-    add_noise(noise, NoiseKey(job.noise, row, first), 0, /*draw=*/0);
+    add_noise(noise, NoiseKey(job.noise, row, first), 0, job.draw);
     store_numbers<T>(Row<T>::template of<kClasses>(job.out, row, first), 0, count, noise);
   }
 }

@@ -19,17 +19,33 @@ __device__ __forceinline__ std::uint64_t common_seed(const Noise& noise) {
 struct NoiseKey {
   std::uint64_t seed;
   std::uint64_t row;
-  std::uint32_t first_quad;
+  ClassCounter counter;  // of the span's begin
 
   // Requires: `begin` is a multiple of kPhiloxWords.
   __device__ __forceinline__ NoiseKey(const Noise& noise, std::int64_t row, std::int64_t begin)
       : seed(noise.row_seeds ? static_cast<std::uint64_t>(noise.row_seeds[row]) : common_seed(noise)),
         row(noise.counter_row(row)),
-        first_quad(static_cast<std::uint32_t>(begin / kPhiloxWords)) {
+        counter(noise, begin) {
   }
   // Of the four classes from `first` on, counted from the span's begin.
   __device__ __forceinline__ PhiloxWords words(int first, std::uint32_t draw) const {
-    return philox_words(seed, row, first_quad + static_cast<std::uint32_t>(first) / kPhiloxWords, draw);
+    const std::uint32_t quad = counter.quad + static_cast<std::uint32_t>(first) / kPhiloxWords;
+    PhiloxWords words = philox_words(seed, row, quad, draw);
+    if (counter.place != 0) continue_words(words, philox_words(seed, row, quad + 1, draw));
+    return words;
+  }
+
+ private:
+  // The four words from `place` on of these and the next ones.
+  __device__ __forceinline__ void continue_words(PhiloxWords& words, PhiloxWords next) const {
+#pragma unroll 1
+    for (int i = 0; i < counter.place; ++i) {
+#pragma unroll
+      for (int w = 0; w + 1 < kPhiloxWords; ++w) words.word[w] = words.word[w + 1];
+      words.word[kPhiloxWords - 1] = next.word[0];
+#pragma unroll
+      for (int w = 0; w + 1 < kPhiloxWords; ++w) next.word[w] = next.word[w + 1];
+    }
   }
 };
 
@@ -68,9 +84,12 @@ struct Logits {
   Row<std::uint8_t> mask;
   bool masked;
 
+  __device__ __forceinline__ Logits(const Rows& logits, const Rows& allowed, std::int64_t r, std::int64_t begin)
+      : row(Row<T>::template of<kClasses>(logits, r, begin)), mask{}, masked(allowed) {
+    if (masked) mask = Row<std::uint8_t>::template of<kClasses>(allowed, r, begin);
+  }
   __device__ __forceinline__ Logits(const Scores& scores, std::int64_t r, std::int64_t begin)
-      : row(Row<T>::template of<kClasses>(scores.logits, r, begin)), mask{}, masked(scores.mask) {
-    if (masked) mask = Row<std::uint8_t>::template of<kClasses>(scores.mask, r, begin);
+      : Logits(scores.logits, scores.mask, r, begin) {
   }
   // Classes [first, first + kClasses); -infinity from class `count` on.
   __device__ __forceinline__ void load(Compute<T> (&out)[kClasses], int first, int count) const {

@@ -177,14 +177,17 @@ py::tuple gumbel_top_k(py::handle logits, py::handle k, py::handle temperature, 
   return py::make_tuple(top.indices, top.log_probs, top.scores);
 }
 
-at::Tensor gumbel_noise(py::handle size, py::handle seed, py::handle generator, py::handle dtype, py::handle device) {
+at::Tensor gumbel_noise(py::handle size, py::handle seed, py::handle generator, py::handle dtype, py::handle device,
+                        py::handle class_offset, py::handle row_offset, py::handle draw) {
   const auto shape = to_size(size);
   const auto noise_seed = to_seed(seed);
   const auto source = to_generator(generator);
   const auto type = to_dtype(dtype);
   const auto place = to_device(device);
+  const auto first_class = to_int("class_offset", class_offset), first_row = to_int("row_offset", row_offset);
+  const auto number = to_int("draw", draw);
   const py::gil_scoped_release release;
-  return gumbel_ext::gumbel_noise(shape, noise_seed, source, type, place);
+  return gumbel_ext::gumbel_noise(shape, noise_seed, source, type, place, first_class, first_row, number);
 }
 
 at::Tensor relaxed_top_k(py::handle logits, py::handle k, py::handle tau, py::handle hard, py::handle dim,

@@ -30,6 +30,11 @@ const std::map<std::string, Operation> kOperations = {
     {"gumbel_softmax", [](const Tensor& x) { return gumbel_ext::gumbel_softmax(x, 0.7, false, -1, {}, 13); }},
     {"gumbel_softmax, hard", [](const Tensor& x) { return gumbel_ext::gumbel_softmax(x, 0.7, true, -1, {}, 13); }},
     {"gumbel_max", [](const Tensor& x) { return gumbel_ext::gumbel_max(x, 0.7, -1, {}, {}, 13); }},
+    {"sample",
+     [](const Tensor& x) {
+       const auto drawn = gumbel_ext::sample(x, 0.7, -1, {}, {}, 13);
+       return drawn.log_prob + 2 * drawn.entropy;
+     }},
     {"gumbel_noise", [](const Tensor& x) { return gumbel_ext::gumbel_noise(x.sizes(), 13); }},
     {"one_hot_sample", [](const Tensor& x) { return gumbel_ext::one_hot_sample(x, 0.7, "gumbel", 0.9, -1, {}, 13); }},
     {"one_hot_sample, reinmax",

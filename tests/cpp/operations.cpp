@@ -53,6 +53,12 @@ void arguments() {
   EXPECT(gumbel_ext::relaxed_top_k(x, 2, 0.3, /*hard=*/true, -1, {}, 42).equal(hot));
   EXPECT(gumbel_ext::relaxed_top_k(x, 2, 0.3, /*hard=*/false, -1, {}, 42).sum(-1).allclose(at::full({4}, 2.f)));
 
+  const auto drawn = gumbel_ext::sample(x, 0.5, -1, {}, {}, 42);
+  const at::Tensor log_p = (x / 0.5).log_softmax(-1);
+  EXPECT(drawn.index.equal(gumbel_ext::gumbel_max(x, 0.5, -1, {}, {}, 42)));
+  EXPECT(drawn.log_prob.allclose(log_p.gather(-1, drawn.index.unsqueeze(-1)).squeeze(-1)));
+  EXPECT(drawn.entropy.allclose(-(log_p.exp() * log_p).sum(-1)));
+
   const at::Tensor one_hot = gumbel_ext::gumbel_softmax(x, 1.0, /*hard=*/true, -1, {}, 42);
   for (const char* estimator : {"gumbel", "softmax", "reinmax", "rao"})
     EXPECT(gumbel_ext::one_hot_sample(x, 0.5, estimator, 1.0, -1, {}, 42).equal(one_hot));

@@ -111,7 +111,9 @@ void take_over() {
   library->impl("_one_hot", forward_kernel<Operators::one_hot>);
   library->impl("_one_hot_relaxed", forward_kernel<Operators::one_hot_relaxed>);
   library->impl("_index", index_kernel<Operators::index>);
+  library->impl("_scored_index", index_kernel<Operators::scored_index>);
   library->impl("_draw", index_kernel<Operators::draw>);
+  library->impl("_scored_draw", index_kernel<Operators::scored_draw>);
   library->impl("_log_prob", log_prob_kernel<Operators::log_prob>);
   library->impl("_log_prob_backward", log_prob_backward_kernel<Operators::log_prob_backward>);
   library->impl("_top_classes", top_classes_kernel<Operators::top_classes>);
@@ -138,7 +140,9 @@ TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
   define("_one_hot", forward_kernel<Operators::one_hot>);
   define("_one_hot_relaxed", forward_kernel<Operators::one_hot_relaxed>);
   define("_index", index_kernel<Operators::index>);
+  define("_scored_index", index_kernel<Operators::scored_index>);
   define("_draw", index_kernel<Operators::draw>);
+  define("_scored_draw", index_kernel<Operators::scored_draw>);
   define("_log_prob", log_prob_kernel<Operators::log_prob>);
   define("_log_prob_backward", log_prob_backward_kernel<Operators::log_prob_backward>);
   define("_top_classes", top_classes_kernel<Operators::top_classes>);

@@ -140,9 +140,7 @@ struct EstimateGroup {
       if (index(r) < 0) continue;
       const std::int64_t row = group.first_row + r, cls = index(r);
       const Noise& noise = job.scores.noise;
-      const std::uint32_t word = philox_words(seed_of(noise, row), noise.counter_row(row),
-                                              static_cast<std::uint32_t>(cls / kPhiloxWords), draw)
-                                     .word[cls % kPhiloxWords];
+      const std::uint32_t word = word_of(noise, row, cls, draw);
       const C g = word < kTailWords ? tail_noise<C>(noise, row, cls, draw, word) : gumbel_from_word<C>(word);
       const C best = static_cast<C>(rows.log_normaliser[r]) + g;
       C* scores = rows.values + r * rows.stride;

@@ -11,8 +11,8 @@ void noise_tile(const NoiseJob& job, const Plan& plan, const GroupState& group, 
   using C = Compute<T>;
   const Tile tile(job.shape, group, tile_index);
   Buffers<C> buffers(job.shape, plan, workspace);
-  fill_words(job.noise, tile, 0, buffers);
-  tile_noise(job.noise, tile, 0, buffers);
+  fill_words(job.noise, tile, job.draw, buffers);
+  tile_noise(job.noise, tile, job.draw, buffers);
   const RowSink<T> sink = tile.sink<T>(job.out, buffers.staged);
   for (std::int64_t r = 0; r < tile.rows; ++r)
     sink.row(r, [&](auto* out) __attribute__((always_inline)) {

@@ -18,7 +18,7 @@ struct Buffers {
   C* staged;                 // [group_rows][padded]; after forward's scores, scratch for its results
   C* second_staged;          // [group_rows][padded]
   C* scores;                 // [group_rows][padded], and room for one vector more
-  C* noise;                  // [group_rows * round_up(width, 4)], and room for the fillers' overrun
+  C* noise;                  // [group_rows * round_up(width + 3, 4)], and room for the fillers' overrun
   std::uint32_t* words;      // as noise
   std::uint64_t* quads;      // [counters of a tile], for groups of several rows
   std::uint64_t* counter_rows;
@@ -32,7 +32,7 @@ struct Buffers {
     std::uintptr_t next = reinterpret_cast<std::uintptr_t>(workspace);  // also of no workspace, to know the size
     const std::int64_t width = tile_width(shape), rows_in_group = plan.group_rows;
     const std::int64_t values = rows_in_group * padded<C>(width) + kVecBytes;
-    const std::int64_t counters = rows_in_group * divide_up(width, 4) + kVecBytes;
+    const std::int64_t counters = rows_in_group * (divide_up(width, 4) + 1) + kVecBytes;  // of classes in their midst
     const auto take = [&](auto*& pointer, std::int64_t count) __attribute__((always_inline)) {
       pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(next);
       next += static_cast<std::uintptr_t>(round_up(count * std::int64_t(sizeof(*pointer)), kVecBytes));

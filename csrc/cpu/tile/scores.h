@@ -30,13 +30,11 @@ struct Nothing {
   }
 };
 
-// buffers.words[row][class] for the tile, rows noise_stride() apart.
-template <typename C, typename Meanwhile = Nothing>
-GUMBEL_EXT_INLINE void fill_words(const Noise& noise, const Tile& tile, std::uint32_t draw, Buffers<C>& buffers,
-                                  Meanwhile meanwhile = Meanwhile()) {
-  const std::int64_t quads = tile.noise_stride() / kPhiloxWords;
-  const std::uint64_t first_quad = static_cast<std::uint64_t>(tile.begin / kPhiloxWords);
-  if (tile.rows == 1 || (!noise.row_seeds && noise.numbers.in_order && quads % kPhiloxLanes == 0)) {
+// The words of `quads` counters from `first_quad` on, of each of the tile's rows, to buffers.words.
+template <typename C, typename Meanwhile>
+GUMBEL_EXT_INLINE void fill_counters(const Noise& noise, const Tile& tile, std::uint32_t draw, Buffers<C>& buffers,
+                                     std::uint64_t first_quad, std::int64_t quads, Meanwhile& meanwhile) {
+  if (tile.rows == 1 || (!noise.row_seeds && noise.numbers.rows_in_order && quads % kPhiloxLanes == 0)) {
     philox_fill_rows(buffers.words, tile.rows, quads, first_quad, draw, noise.counter_row(tile.first_row),
                      seed_of(noise, tile.first_row), meanwhile);
     return;
@@ -57,13 +55,29 @@ GUMBEL_EXT_INLINE void fill_words(const Noise& noise, const Tile& tile, std::uin
       });
 }
 
+// buffers.words[row][class] for the tile, rows noise_stride() apart.
+template <typename C, typename Meanwhile = Nothing>
+GUMBEL_EXT_INLINE void fill_words(const Noise& noise, const Tile& tile, std::uint32_t draw, Buffers<C>& buffers,
+                                  Meanwhile meanwhile = Meanwhile()) {
+  const ClassCounter first(noise, tile.begin);
+  const std::int64_t quads = divide_up(first.place + tile.width, kPhiloxWords);
+  fill_counters(noise, tile, draw, buffers, first.quad, quads, meanwhile);
+  for (std::int64_t r = 0; first.place != 0 && r < tile.rows; ++r)
+    __builtin_memmove(buffers.words + r * tile.noise_stride(), buffers.words + r * kPhiloxWords * quads + first.place,
+                      tile.width * sizeof(*buffers.words));
+}
+
+// The word of one class.
+GUMBEL_EXT_INLINE std::uint32_t word_of(const Noise& noise, std::int64_t row, std::int64_t cls, std::uint32_t draw) {
+  const ClassCounter counter(noise, cls);
+  return philox_words(seed_of(noise, row), noise.counter_row(row), counter.quad, draw).word[counter.place];
+}
+
 // The noise of one word below kTailWords.
 template <typename C>
 GUMBEL_EXT_INLINE C tail_noise(const Noise& noise, std::int64_t row, std::int64_t cls, std::uint32_t draw,
                                std::uint32_t word) {
-  const PhiloxWords more = philox_words(seed_of(noise, row), noise.counter_row(row),
-                                        static_cast<std::uint32_t>(cls / kPhiloxWords), draw + kTailDraw);
-  return gumbel_tail<C>(word, more.word[cls % kPhiloxWords]);
+  return gumbel_tail<C>(word, word_of(noise, row, cls, draw + kTailDraw));
 }
 
 // The noise of `count` words, as noise_of_words takes them; tail(i) is that of a word below kTailWords.

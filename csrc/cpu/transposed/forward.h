@@ -10,17 +10,19 @@ namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 // noise[class][row] for the tile, in buffers.noise.
 template <int kRows, typename C, typename Meanwhile>
 GUMBEL_EXT_INLINE void block_noise(const Noise& noise, const Tile& tile, Buffers<C>& buffers, Meanwhile meanwhile) {
-  const std::int64_t quads = tile.noise_stride() / kPhiloxWords, first_quad = tile.begin / kPhiloxWords;
+  const ClassCounter first(noise, tile.begin);
+  const std::int64_t quads = divide_up(first.place + tile.width, kPhiloxWords);
   std::uint64_t rows[kRows];
   for (int j = 0; j < kRows; ++j) rows[j] = noise.counter_row(tile.first_row + j);
   const auto* seeds = reinterpret_cast<const std::uint64_t*>(noise.row_seeds);
   with_round_keys(
       noise, [&](std::int64_t j) __attribute__((always_inline)) { return seeds + tile.first_row + j; },
       [&](auto keys_at) __attribute__((always_inline)) {
-        philox_fill_block<kRows>(buffers.words, quads, first_quad, 0, rows, keys_at, meanwhile);
+        philox_fill_block<kRows>(buffers.words, quads, first.quad, 0, rows, keys_at, meanwhile);
       });
-  words_to_noise(buffers.noise, buffers.words, tile.width * kRows, [&](std::int64_t i) __attribute__((always_inline)) {
-    return tail_noise<C>(noise, tile.first_row + i % kRows, tile.begin + i / kRows, 0, buffers.words[i]);
+  const std::uint32_t* words = buffers.words + first.place * kRows;
+  words_to_noise(buffers.noise, words, tile.width * kRows, [&](std::int64_t i) __attribute__((always_inline)) {
+    return tail_noise<C>(noise, tile.first_row + i % kRows, tile.begin + i / kRows, 0, words[i]);
   });
 }
 

@@ -1,0 +1,242 @@
+"""Rows whose classes lie on several processes: what each computes of its own, and what they tell each other.
+
+A process holds some classes of every row, all of them numbered as in the whole; `Part` is that. It searches its own
+classes, and the processes of a group then agree on each row's best by one integer, or by a few numbers, a row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:  # (a torch without torch.distributed has no such class)
+    Group = dist.ProcessGroup | None
+
+_ops = torch.ops.gumbel_ext
+_all_gather = getattr(dist, "all_gather_single", getattr(dist, "all_gather_into_tensor", None))  # until torch 2.12
+
+_LAST = 2**32 - 1  # complement of class 0, in a key of 64 bits
+_NOTHING = torch.iinfo(torch.int64).min  # the key of no class at all
+
+
+def ordered(scores: Tensor) -> Tensor:
+    """Integers that are ordered as scores are: -0 and +0 are one, NaN is the largest."""
+    scores = torch.where(scores == 0, 0.0, scores)
+    bits = scores.view(torch.int32 if scores.dtype == torch.float32 else torch.int64)
+    largest = torch.iinfo(bits.dtype).max
+    return torch.where(scores.isnan(), largest, torch.where(bits < 0, bits ^ largest, bits))
+
+
+def scores_of(integers: Tensor) -> Tensor:
+    """The scores that `ordered` made these of."""
+    bits = torch.where(integers < 0, integers ^ torch.iinfo(integers.dtype).max, integers)
+    return bits.view(torch.float32 if bits.dtype == torch.int32 else torch.float64)
+
+
+def gathered(mine: Tensor, group: Group) -> Tensor:
+    """Everyone's, in the order of ranks, along a new first dimension."""
+    size = dist.get_world_size(group)
+    everyones = mine.new_empty(size * mine.numel())
+    assert _all_gather is not None
+    _all_gather(everyones, mine.reshape(-1), group=group)
+    return everyones.view(size, *mine.shape)
+
+
+def working_type(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Some classes of rows, along ``dim``, and where they lie in the whole.
+
+    ``numbers``: as operators take them (csrc/arguments.h): of the first row, of the first class, and a stride for each
+    dimension. ``temperature`` divides the logits of a draw, or the scores of a softmax.
+    """
+
+    logits: Tensor
+    dim: int
+    numbers: Sequence[int]
+    mask: Tensor | None = None
+    temperature: float | Tensor = 1.0
+    seed: int | None = None
+    row_seeds: Tensor | None = None
+    noise: bool = True
+
+    @property
+    def classes(self) -> int:
+        return self.logits.shape[self.dim] if self.logits.dim() > 0 else 1
+
+    @property
+    def class_offset(self) -> int:
+        return self.numbers[1]
+
+    def with_some_class(self) -> Part:
+        """Itself, or, where it has no class, one that is impossible: what kernels and argument checks can take."""
+        if self.classes > 0:
+            return self
+        shape = [1 if d == self.dim else size for d, size in enumerate(self.logits.shape)]
+        return dataclasses.replace(self, logits=self.logits.new_full(shape, -math.inf), mask=None)
+
+    def greedy(self) -> Part:
+        return dataclasses.replace(self, temperature=0.0)
+
+    def arguments(self, temperature: float | Tensor) -> tuple[object, ...]:
+        """What operators take for logits, mask and a temperature."""
+        rows = isinstance(temperature, Tensor)
+        return self.logits, self.mask, *((1.0, temperature) if rows else (temperature, None))
+
+    def row_values(self, values: Tensor) -> Tensor:
+        """One a row, shaped as the logits without ``dim``."""
+        if self.logits.dim() == 0:
+            return values.reshape(())
+        shape = [1 if d == self.dim else size for d, size in enumerate(self.logits.shape)]
+        return values.expand(shape).squeeze(self.dim)
+
+    def along_classes(self, rows: Tensor) -> Tensor:
+        return rows.unsqueeze(self.dim) if self.logits.dim() > 0 else rows
+
+    def search(self, num_samples: int | None = None) -> tuple[Tensor, Tensor]:
+        """The best class of the part, as the whole numbers it, and its score (float64), which is infinite where a low
+        temperature took it out of range."""
+        part = self.with_some_class()
+        source = (self.seed if self.noise else 0, self.row_seeds, None)
+        temperature = self.temperature if self.noise else 0.0
+        index, score = _ops._scored_index(*part.arguments(temperature), *source, self.dim, num_samples, self.numbers)
+        return index + self.class_offset, score
+
+
+def best_of(part: Part, group: Group, num_samples: int | None = None) -> tuple[Tensor, Tensor]:
+    """Each row's best class in the whole, and its score (float64): one int64 a row, reduced by max; of float64 logits
+    two, gathered.
+
+    Raises IndexError where no process has a class.
+    """
+    index, score = part.search(num_samples)
+    if part.logits.dtype == torch.float64:
+        key = ordered(score) if part.classes > 0 else torch.full_like(index, _NOTHING)
+        keys, indices = gathered(torch.stack([key, index]), group).unbind(1)
+        best = keys.amax(0)
+        index = indices.masked_fill(keys != best, torch.iinfo(torch.int64).max).amin(0)
+        score = scores_of(best)
+    else:
+        best = ordered(score.float()).long() << 32 | (_LAST - index)
+        if part.classes == 0:
+            best.fill_(_NOTHING)
+        dist.all_reduce(best, dist.ReduceOp.MAX, group=group)
+        index, score = _LAST - (best & _LAST), scores_of((best >> 32).int()).double()
+    if part.classes == 0 and bool((best == _NOTHING).any()):
+        raise IndexError("local_logits: expected at least one class in all, got none on every rank")
+    return index, score
+
+
+def gumbel_max(part: Part, group: Group, num_samples: int | None = None) -> Tensor:
+    """argmax(logits / temperature + noise) of the whole.
+
+    Where a low temperature takes a row's best score out of range, all processes, which see the same scores, search that
+    row once more with its largest logit subtracted, as kernels do with a row of their own.
+    """
+    index, score = best_of(part, group, num_samples)
+    temperature = part.temperature
+    if not isinstance(temperature, Tensor):
+        again = score.isinf() if 0 < temperature < 1 else None
+    else:
+        low = part.row_values((temperature > 0) & (temperature < 1))
+        again = score.isinf() & (low if num_samples is None else low.unsqueeze(-1))
+    if again is None or not bool(again.any()):
+        return index
+    largest, maximum = best_of(part.greedy(), group)
+    shift = part.along_classes(torch.where(maximum.isfinite(), maximum, 0.0))
+    wide = part.logits.to(working_type(part.logits.dtype))
+    found, _ = best_of(dataclasses.replace(part, logits=wide - shift.to(wide.dtype)), group, num_samples)
+    if num_samples is not None:
+        largest, maximum = largest.unsqueeze(-1), maximum.unsqueeze(-1)
+    return torch.where(again, torch.where(maximum.isfinite(), found, largest), index)
+
+
+def one_hot(part: Part, index: Tensor, undefined: Tensor) -> Tensor:
+    """The part's classes of one_hot(index); NaN along rows that are undefined."""
+    local = part.along_classes(index - part.class_offset)
+    classes = torch.arange(part.classes, device=index.device)
+    if part.logits.dim() > 0:
+        classes = classes.view([-1 if d == part.dim else 1 for d in range(part.logits.dim())])
+    else:
+        classes = classes.view(())
+    result = (classes == local).to(part.logits.dtype)
+    return result.masked_fill_(part.along_classes(undefined), math.nan)
+
+
+def relaxed(part: Part, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+    """softmax((logits + noise) / temperature) of the whole: the part's classes, in the working precision; each row's
+    best class and score.
+
+    A part's own softmax times its share of the whole's sum: three numbers a row are gathered.
+    """
+    dtype = working_type(part.logits.dtype)
+    part = dataclasses.replace(part, logits=part.logits.to(dtype))
+    some = part.with_some_class()
+    index, score = dataclasses.replace(some, temperature=1.0).search()
+    source = (part.noise, part.seed, part.row_seeds, None)
+    value = _ops._relaxed(*some.arguments(part.temperature), *source, part.dim, part.numbers)
+    # The largest exponential is 1: what became of it is one over the sum.
+    largest = value.gather(part.dim, part.along_classes(index - part.class_offset)) if value.dim() > 0 else value
+    total = torch.where(score.isfinite(), 1 / part.row_values(largest).double(), 0.0)
+    if part.classes == 0:
+        total = torch.zeros_like(total)
+    scores, totals, indices = gathered(torch.stack([score, total, index.double()]), group).unbind(1)
+    best = scores.amax(0)
+    tau = part.temperature
+    tau = part.row_values(tau.double()) if isinstance(tau, Tensor) else tau
+    shares = ((scores - best) / tau).exp().where(scores != best, 1.0) * totals
+    share = torch.where(best.isfinite(), shares[dist.get_rank(group)] / shares.sum(0), math.nan)
+    winner = indices.masked_fill(scores != best, math.inf).amin(0).nan_to_num(posinf=0).long()
+    if part.classes == 0:
+        return part.logits.new_empty(part.logits.shape), winner, best
+    share = part.along_classes(share)
+    value = value.mul_(share).masked_fill_(share == 0, 0)  # of a part of impossible classes, kernels make NaN
+    return value, winner, best
+
+
+def backward(
+    grad: Tensor, value: Tensor, tau: float | Tensor, dim: int, group: Group, need_logits: bool, need_tau: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of p = softmax(u / tau), the gradients for u, the part's classes, and for tau, one a row (size 1 along ``dim``,
+    float64): du = p (dy - <p, dy>) / tau, dtau = -sum(du log p). A number a row is summed over the group for each."""
+    half = 0.25  # of finite gradients, differences are finite
+    p, scaled = value.double(), grad.double() * half
+
+    def over_group(terms: Tensor) -> Tensor:
+        total = terms.sum(dim, keepdim=True)
+        dist.all_reduce(total, group=group)
+        return total
+
+    d_logits = p * (scaled - over_group(p * scaled))
+    d_tau = None
+    if need_tau:
+        d_tau = -over_group(d_logits * torch.where(p > 0, p, 1.0).log()) / tau / half
+    return ((d_logits / tau / half).to(value.dtype) if need_logits else None), d_tau
+
+
+def agreed_seed(groups: Sequence[Group], like: Tensor, generator: torch.Generator | None) -> int:
+    """A seed from every process's generator, drawn as a call of its own would; the first process's counts."""
+    one = like.new_zeros(1)
+    _, seed = _ops._sample(one, None, 1.0, None, 1.0, None, None, None, generator, 0)
+    for group in groups:
+        dist.broadcast(seed, group=group, group_src=0)
+    return int(seed.item())
+
+
+def row_strides(shape: Sequence[int], dim: int) -> list[int]:
+    """What a step along each dimension adds to a row's number, in C order."""
+    strides, count = [0] * len(shape), 1
+    for d in reversed(range(len(shape))):
+        if d != dim:
+            strides[d] = count
+            count *= shape[d]
+    return strides

@@ -1,0 +1,167 @@
+r"""Rows whose classes lie on several processes: sampling for vocabulary-parallel language-model heads.
+
+Each process of a group holds some of the classes of every row, ``local_logits``: those from ``class_offset`` on. (In
+Megatron and vLLM that is ``vocab_start_index``.) Noise is a function of seed, row, class and draw, so each process
+makes that of its own classes, and what it tells the others is a few numbers a row, where gathering the logits would
+send them all. Results are those of one process that holds the whole: indices bit for bit, values within the bound on
+numbers.
+
+Common to all functions, besides what `gumbel_ext.functional` says of their other arguments:
+
+* ``local_logits``: this process's classes along ``dim``, perhaps none; the other dimensions are the same on all
+  processes of the group. ``mask`` broadcasts to it; a ``tau``, ``temperature`` or ``seed`` that is a tensor is the same
+  on all. Gradients are for ``local_logits`` and, whole on every process, for ``tau``.
+* ``group``: a process group, by default the default one. All its processes make the same call.
+* ``class_offset``: how many classes lie before the local ones. None: processes hold consecutive classes in the order of
+  their ranks, and tell each other how many (8 bytes each, which then have to be waited for).
+* ``seed``: the same on all processes. Without one, each draws a seed from its generator, so that generators that agree
+  go on to agree, and the group's first one's is sent to all.
+
+Errors are those of the functions for whole rows. A process that fails tells nobody: the others wait for it as long as
+the group's timeout says.
+
+DTensors need none of this: every operation of `gumbel_ext` takes them as they are (see the guide).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gumbel_ext import _shards
+from gumbel_ext._shards import Part
+from gumbel_ext.functional import _seed
+
+if TYPE_CHECKING:
+    from gumbel_ext._shards import Group
+
+__all__ = ["gumbel_max", "gumbel_softmax", "softmax"]
+
+
+def softmax(
+    local_logits: Tensor,
+    tau: float | Tensor = 1.0,
+    *,
+    group: Group = None,
+    dim: int = -1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """`gumbel_ext.softmax` of the whole: the local classes' part of it, of the local logits' shape and dtype.
+
+    On the wire: 24 bytes a row from each process, and 8 a row in the backward.
+    """
+    part = _part(local_logits, tau, group, 0, dim, mask, noise=False)
+    return _relaxed(local_logits, tau, part, group, hard=False)
+
+
+def gumbel_softmax(
+    local_logits: Tensor,
+    tau: float | Tensor = 1.0,
+    hard: bool = False,
+    *,
+    group: Group = None,
+    class_offset: int | None = None,
+    dim: int = -1,
+    mask: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """`gumbel_ext.gumbel_softmax` of the whole: the local classes' part of it, of the local logits' shape and dtype.
+
+    On the wire: 24 bytes a row from each process, and 8 a row in the backward.
+    """
+    part = _part(local_logits, tau, group, class_offset, dim, mask, seed, generator)
+    return _relaxed(local_logits, tau, part, group, hard)
+
+
+def gumbel_max(
+    local_logits: Tensor,
+    temperature: float | Tensor = 1.0,
+    *,
+    group: Group = None,
+    class_offset: int | None = None,
+    dim: int = -1,
+    num_samples: int | None = None,
+    mask: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """`gumbel_ext.gumbel_max` of the whole: the index of the class among all of them, the same on every process.
+
+    On the wire: one int64 a row and draw, reduced by max (of float64 logits, two from each process). At a temperature
+    below 1 the host looks whether a row's best score left the dtype's range; such rows go a second round.
+    """
+    part = _part(local_logits, temperature, group, class_offset, dim, mask, seed, generator)
+    return _shards.gumbel_max(part, group, num_samples)
+
+
+class _Relaxed(torch.autograd.Function):
+    """The relaxed sample, or the one-hot one with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tau_rows: Tensor | None, part: Part, group: Group, hard: bool) -> Tensor:
+        value, winner, best = _shards.relaxed(dataclasses.replace(part, logits=logits), group)
+        value = value.to(logits.dtype)
+        ctx.save_for_backward(value, tau_rows)
+        ctx.tau, ctx.dim, ctx.group = part.temperature, part.dim, group
+        return _shards.one_hot(part, winner, ~best.isfinite()) if hard else value
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        value, tau_rows = ctx.saved_tensors
+        needs_logits, needs_tau = ctx.needs_input_grad[:2]
+        tau = ctx.tau if tau_rows is None else tau_rows.double()
+        d_logits, d_tau = _shards.backward(grad, value, tau, ctx.dim, ctx.group, needs_logits, needs_tau)
+        if d_tau is not None:
+            d_tau = d_tau.sum_to_size(tau_rows.shape).to(tau_rows.dtype)
+        return d_logits, d_tau, None, None, None
+
+
+def _relaxed(local_logits: Tensor, tau: float | Tensor, part: Part, group: Group, hard: bool) -> Tensor:
+    apply: Any = _Relaxed.apply
+    value: Tensor = apply(local_logits, tau if isinstance(tau, Tensor) else None, part, group, hard)
+    return value
+
+
+def _part(
+    local_logits: Tensor,
+    temperature: float | Tensor,
+    group: Group,
+    class_offset: int | None,
+    dim: int,
+    mask: Tensor | None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: bool = True,
+) -> Part:
+    if not isinstance(local_logits, Tensor):
+        raise TypeError(f"local_logits: expected a torch.Tensor, got {type(local_logits).__name__}")
+    ndim = max(local_logits.dim(), 1)
+    if not -ndim <= dim < ndim:
+        raise IndexError(f"dim: expected one in [{-ndim}, {ndim - 1}], got {dim}")
+    seed, dim = _seed(seed), dim % ndim
+    if seed is not None and generator is not None:
+        raise ValueError("seed, generator: expected at most one of the two, got both")
+    shape = local_logits.shape
+    if class_offset is None:
+        class_offset = _offset(shape[dim] if shape else 1, local_logits.device, group)
+    if not 0 <= class_offset <= 2**32 - (shape[dim] if shape else 1):
+        raise ValueError(f"class_offset: expected a number of classes before 2^32, got {class_offset}")
+    if seed is None and noise:
+        seed = _shards.agreed_seed([group], local_logits, generator)
+    number, rows = (None, seed) if isinstance(seed, Tensor) else (seed, None)
+    return Part(
+        local_logits.detach(), dim, [0, class_offset, *_shards.row_strides(shape, dim)], mask,
+        temperature.detach() if isinstance(temperature, Tensor) else temperature, number, rows, noise,
+    )  # fmt: skip
+
+
+def _offset(classes: int, device: torch.device, group: Group) -> int:
+    """How many classes lie before one's own."""
+    counts = _shards.gathered(torch.tensor([classes], device=device), group)
+    return int(counts[: dist.get_rank(group)].sum())
