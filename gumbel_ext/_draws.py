@@ -167,7 +167,7 @@ def gumbel_top_k(
 def _with_threshold(logits: Tensor, k: int, temperature: float | Tensor, *, dim: int, **others: Any) -> TopKWithThreshold:
     """The class that follows is one more, where there is one."""
     follows = hasattr(k, "__index__") and 1 <= k < (logits.shape[dim] if logits.dim() else 1)
-    found = gumbel_top_k(logits, k + follows, temperature, dim=dim, **others)
+    found = gumbel_top_k(logits, k + 1 if follows else k, temperature, dim=dim, **others)
     if not follows:
         return TopKWithThreshold(*found, torch.full_like(found.scores[..., 0], -torch.inf))
     return TopKWithThreshold(*(part[..., :k] for part in found), found.scores[..., k])

@@ -253,7 +253,8 @@ def top_classes(
     is_nan, is_lowest = np.isnan(found), found == -np.inf
     keys = (np.where(is_lowest, -scores, 0), np.where(is_nan, 0, -found), ~is_nan)  # the last one first; stable
     order = np.lexsort(keys, axis=-1)
-    return order, np.take_along_axis(found - base, order, -1)
+    with np.errstate(all="ignore"):
+        return order, np.take_along_axis(found - base, order, -1)
 
 
 def shortfall(x: torch.Tensor, index: torch.Tensor, t: Array, dim: int, seed: Any, draw: int, mask: Any) -> Array:
