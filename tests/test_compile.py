@@ -80,6 +80,12 @@ SCHEMAS: Cases = [
     ("_one_hot", "default", (logits(3, 5, grad=False), None, 0.5, None, False, 1, None, None, 0), {}),
     ("_index", "default", (logits(3, 5), MASK, 0.5, None, 1, None, None, -1, None), {}),
     ("_index", "default", (logits(3, 5), None, 1.0, rows(3, 1), None, seeds(3), None, -1, 3), {}),
+    ("gumbel_top_k", "default", (logits(3, 5), 2, 0.5), {"seed": 1, "mask": MASK}),
+    ("gumbel_top_k", "tau_tensor", (logits(3, 5), 2, rows(3, 1)), {"seed": 1}),
+    ("gumbel_top_k", "seed_tensor", (logits(3, 5), 2, 0.5), {"seed": seeds(3)}),
+    ("gumbel_top_k", "tensors", (logits(3, 5), 2, rows(1, 5)), {"seed": seeds(5), "dim": 0}),
+    ("_top_classes", "default", (logits(3, 5), 2, MASK, 0.5, None, 1, None, None, -1), {}),
+    ("_top_scores", "default", (torch.randn(3, 2), DRAWN[1], logits(3, 2)), {}),
     ("relaxed_top_k", "default", (logits(3, 5), 2, 0.5), {"seed": 1, "mask": MASK}),
     ("relaxed_top_k", "tau_tensor", (logits(3, 5), 2, rows(3, 1), True), {"seed": 1}),
     ("relaxed_top_k", "seed_tensor", (logits(3, 5), 2), {"seed": seeds(3)}),
@@ -109,7 +115,7 @@ def test_opcheck(name: str, overload: str, args: tuple[Any, ...], kwargs: dict[s
     """Schema, autograd registration, fake tensors and AOT dispatch of every overload."""
     # One of opcheck's tests adds up the outputs in the first one's dtype: not where that is an index.
     tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
-    tests += ["test_aot_dispatch_dynamic"] if name != "sample" else []
+    tests += ["test_aot_dispatch_dynamic"] if name not in ("sample", "gumbel_top_k") else []
     torch.library.opcheck(getattr(getattr(ops, name), overload), args, kwargs, test_utils=tests)
 
 

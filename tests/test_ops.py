@@ -80,7 +80,7 @@ def test_an_operator_finds_the_overload_of_its_arguments(name: str) -> None:
     first: list[Any] = [[2, 3] if name == "gumbel_noise" else torch.randn(2, 3)]
     if name == "straight_through_embedding":
         first.append(torch.randn(3, 4))
-    if name == "relaxed_top_k":
+    if name in ("gumbel_top_k", "relaxed_top_k"):
         first.append(2)
     number = {} if name in ("softmax", "straight_through") else {"seed": 3}
     arguments: dict[str, tuple[list[Any], dict[str, Any]]] = {
@@ -111,6 +111,7 @@ SAMPLES: dict[str, Any] = {
     "gumbel_softmax": lambda f, x: f(x, hard=True),
     "gumbel_max": lambda f, x: f(x),
     "sample": lambda f, x: f(x)[1],
+    "gumbel_top_k": lambda f, x: f(x, 2)[1],
     "one_hot_sample": lambda f, x: f(x, estimator="reinmax"),
     "straight_through_embedding": lambda f, x: f(x, torch.ones(5, 2))[0],
     "gumbel_noise": lambda f, x: f([4, 5]),

@@ -19,7 +19,7 @@ NOISY = [name for name, row in OPERATIONS.items() if row.noisy]
 DIFFERENTIABLE = [name for name, row in OPERATIONS.items() if row.differentiable]
 # Whose gradient is a softmax's.
 SOFTMAXES = [name for name in DIFFERENTIABLE if OPERATIONS[name].arguments.keys() <= {"hard"}
-             and OPERATIONS[name].function not in ("relaxed_top_k", "sample")]  # fmt: skip
+             and OPERATIONS[name].function not in ("relaxed_top_k", "sample", "gumbel_top_k")]  # fmt: skip
 RANDOMNESS = ["error", "same", "different"]
 CLASSES = 1000  # so many that no two draws agree by chance
 

@@ -28,13 +28,18 @@ class Operation:
 
     @property
     def temperature(self) -> str:
-        return "temperature" if self.function in ("gumbel_max", "sample") else "tau"
+        return "temperature" if self.function in ("gumbel_max", "sample", "gumbel_top_k") else "tau"
 
 
 def _of_sample(x: Tensor, sample: Any, dim: int = -1) -> Tensor:
     """All of a sample's answers in one tensor, shaped as the logits."""
     size = x.shape[dim]
     return ((sample[0] + sample[1] + 2 * sample[2]) / size).unsqueeze(dim) * torch.ones_like(x)
+
+
+def _of_top_k(x: Tensor, top: Any, dim: int = -1) -> Tensor:
+    """The same of draws without replacement."""
+    return _of_sample(x, [(part * torch.arange(1, part.shape[-1] + 1)).sum(-1) for part in top], dim)
 
 
 OPERATIONS = {
@@ -46,6 +51,7 @@ OPERATIONS = {
     "one_hot_sample, reinmax": Operation("one_hot_sample", {"estimator": "reinmax"}),
     "gumbel_max": Operation("gumbel_max", differentiable=False),
     "sample": Operation("sample", answer=_of_sample),
+    "gumbel_top_k": Operation("gumbel_top_k", leading=(2,), answer=_of_top_k),
     "gumbel_noise": Operation("gumbel_noise", differentiable=False, logits=False),
     "relaxed_top_k": Operation("relaxed_top_k", leading=(2,)),
     "relaxed_top_k, hard": Operation("relaxed_top_k", {"hard": True}, leading=(2,)),

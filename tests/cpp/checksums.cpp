@@ -31,6 +31,11 @@ const std::map<std::string, Operation> kOperations = {
     {"log_prob",
      [](const Tensor& x, std::int64_t dim) { return gumbel_ext::sample(x, kTau, dim, 3, x > -2, 1).log_prob; }},
     {"entropy", [](const Tensor& x, std::int64_t dim) { return gumbel_ext::sample(x, 0.8, dim, {}, {}, 1).entropy; }},
+    {"without replacement",
+     [](const Tensor& x, std::int64_t dim) {
+       const auto top = gumbel_ext::gumbel_top_k(x, std::min<std::int64_t>(3, x.size(dim)), kTau, dim, x > -2, 1);
+       return top.scores + top.indices;
+     }},
     {"reinmax", [](const Tensor& x,
                    std::int64_t dim) { return gumbel_ext::one_hot_sample(x, kTau, "reinmax", 0.8, dim, x > -2, 1); }},
     {"rao", [](const Tensor& x,

@@ -35,6 +35,11 @@ const std::map<std::string, Operation> kOperations = {
        const auto drawn = gumbel_ext::sample(x, 0.7, -1, {}, {}, 13);
        return drawn.log_prob + 2 * drawn.entropy;
      }},
+    {"gumbel_top_k",
+     [](const Tensor& x) {
+       const auto top = gumbel_ext::gumbel_top_k(x, 2, 0.7, -1, {}, 13);
+       return top.log_probs + 2 * top.scores;
+     }},
     {"gumbel_noise", [](const Tensor& x) { return gumbel_ext::gumbel_noise(x.sizes(), 13); }},
     {"one_hot_sample", [](const Tensor& x) { return gumbel_ext::one_hot_sample(x, 0.7, "gumbel", 0.9, -1, {}, 13); }},
     {"one_hot_sample, reinmax",

@@ -59,6 +59,11 @@ void arguments() {
   EXPECT(drawn.log_prob.allclose(log_p.gather(-1, drawn.index.unsqueeze(-1)).squeeze(-1)));
   EXPECT(drawn.entropy.allclose(-(log_p.exp() * log_p).sum(-1)));
 
+  const auto top = gumbel_ext::gumbel_top_k(x, 2, 0.5, -1, {}, 42);
+  EXPECT(top.indices.select(-1, 0).equal(drawn.index));
+  EXPECT(top.log_probs.allclose(log_p.gather(-1, top.indices)));
+  EXPECT(top.scores.allclose((log_p + gumbel_ext::gumbel_noise(x.sizes(), 42)).gather(-1, top.indices)));
+
   const at::Tensor one_hot = gumbel_ext::gumbel_softmax(x, 1.0, /*hard=*/true, -1, {}, 42);
   for (const char* estimator : {"gumbel", "softmax", "reinmax", "rao"})
     EXPECT(gumbel_ext::one_hot_sample(x, 0.5, estimator, 1.0, -1, {}, 42).equal(one_hot));

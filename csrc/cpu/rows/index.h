@@ -23,9 +23,9 @@ GUMBEL_EXT_INLINE void update_best(Best& best, const C* scores, std::int64_t n, 
   if (beats(max, best.score)) best = {static_cast<double>(max), begin + find_first(scores, n, max)};
 }
 
-// One row's tile, of which most blocks hold nothing that beats best.score and need no logarithm.
-template <typename T, typename Found>
-GUMBEL_EXT_INLINE void search_row(Found& best, const Noise& noise, const Tile& tile, std::int64_t row,
+// One row's tile, of which most blocks cannot hold the winner and need no logarithm.
+template <typename T>
+GUMBEL_EXT_INLINE void search_row(Best& best, const Noise& noise, const Tile& tile, std::int64_t row,
                                   std::uint32_t draw, const T* logits, const std::uint32_t* words) {
   constexpr int kWidth = kLanes<float>;
   float scores[kWidth], some_noise[kWidth];
@@ -46,8 +46,7 @@ GUMBEL_EXT_INLINE void search_row(Found& best, const Noise& noise, const Tile& t
       words_to_noise(some_noise, words + k + i, kWidth, [&](std::int64_t lane) __attribute__((always_inline)) {
         return tail_noise<float>(noise, row, tile.begin + k + i + lane, draw, words[k + i + lane]);
       });
-      const std::int64_t left = tile.width - k - i;
-      update_best(best, scores, left < kWidth ? left : kWidth, add_noise(scores, block + i, some_noise, kWidth), tile.begin + k + i);
+      update_best(best, scores, kWidth, add_noise(scores, block + i, some_noise, kWidth), tile.begin + k + i);
       best_offset = WordLimit::offset(static_cast<float>(best.score));
     }
   }
