@@ -231,4 +231,13 @@ def _scaling() -> list[Case]:
     return rows
 
 
-CASES: list[Case] = [*_training(), *_awkward(), *_indices(), *_subsets(), *_estimators(), *_noiseless(), *_halves(), *_scaling()]
+CASES: list[Case] = [
+    *_training(),
+    *_awkward(),
+    *_indices(),
+    *_subsets(),
+    *_estimators(),
+    *_noiseless(),
+    *_halves(),
+    *_scaling(),
+]

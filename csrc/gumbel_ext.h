@@ -134,8 +134,8 @@ struct GUMBEL_EXT_API TopK {
 /// logits; the first class is certain, with log-probability and score 0, and those of the others are -infinity. NaN is
 /// the largest score; a row with NaN, with +infinity or with nothing but -infinity has NaN for log_probs and scores.
 /// Requires: 1 <= k <= the number of classes.
-/// Sources: Vieira, "Gumbel-max trick and weighted reservoir sampling", 2014; Kool, van Hoof, Welling, "Stochastic beams
-/// and where to find them: the Gumbel-top-k trick for sampling sequences without replacement", ICML 2019.
+/// Sources: Vieira, "Gumbel-max trick and weighted reservoir sampling", 2014; Kool, van Hoof, Welling, "Stochastic
+/// beams and where to find them: the Gumbel-top-k trick for sampling sequences without replacement", ICML 2019.
 GUMBEL_EXT_API TopK gumbel_top_k(const at::Tensor& logits, std::int64_t k, const Temperature& temperature = 1.0,
                                  std::int64_t dim = -1, const std::optional<at::Tensor>& mask = {},
                                  const Seed& seed = {}, const std::optional<at::Generator>& generator = {});

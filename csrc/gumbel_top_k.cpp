@@ -12,10 +12,10 @@ TopK top_k(const at::Tensor& logits, std::int64_t k, const Temperature& temperat
            const OptionalTensor& mask, const SymSeed& seed, const OptionalGenerator& generator) {
   check_kind(logits, "temperature", temperature, mask, seed);
   const std::int64_t number = number_of_call(seed.number, seed.rows);
-  const auto [indices, found, statistics] = call(top_classes_operator(),
-                                                 {logits, mask, temperature.number, temperature.rows, true,
-                                                  seed.number, seed.rows, generator, dim, {}, number},
-                                                 k);
+  const auto [indices, found, statistics] = call(
+      top_classes_operator(),
+      {logits, mask, temperature.number, temperature.rows, true, seed.number, seed.rows, generator, dim, {}, number},
+      k);
   const auto [log_probs, entropy] =
       call_log_prob({logits, mask, temperature.number, temperature.rows, indices, statistics, dim});
   return {indices, log_probs, top_scores_operator().call(found, statistics, log_probs)};

@@ -75,7 +75,8 @@ Ranked top_classes_meta(const Arguments& args, std::int64_t k) {
   const auto shape = index_shape(args.logits, dim, k);
   const auto options = args.logits.options();
   return {at::empty_symint(shape, options.dtype(at::kLong)),
-          at::empty_symint(shape, options.dtype(scores_type(args.logits.scalar_type()))), statistics_meta(args.logits, dim)};
+          at::empty_symint(shape, options.dtype(scores_type(args.logits.scalar_type()))),
+          statistics_meta(args.logits, dim)};
 }
 
 Tensor noise_meta(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,

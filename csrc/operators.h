@@ -131,24 +131,21 @@ inline const auto& sample_operator() {
 // The k best classes of logits / temperature + noise, the best first, and their scores as TopClassesJob has them: both
 // shaped as the logits without dim, with a last dimension k. And the rows' statistics, as _draw has them.
 using Ranked = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
-using TopClassesSignature = Ranked(
-    const at::Tensor& logits, std::int64_t k, const OptionalTensor& mask, double temperature,
-    const OptionalTensor& temperature_rows, OptionalSeed seed, const OptionalTensor& row_seeds,
-    const OptionalGenerator& generator, std::int64_t dim, OptionalNumbers numbers, std::int64_t call);
+using TopClassesSignature = Ranked(const at::Tensor& logits, std::int64_t k, const OptionalTensor& mask,
+                                   double temperature, const OptionalTensor& temperature_rows, OptionalSeed seed,
+                                   const OptionalTensor& row_seeds, const OptionalGenerator& generator,
+                                   std::int64_t dim, OptionalNumbers numbers, std::int64_t call);
 
 template <auto kernel>
-Ranked top_classes_kernel(const at::Tensor& logits, std::int64_t k,
-                                                      const OptionalTensor& mask, double temperature,
-                                                      const OptionalTensor& temperature_rows, OptionalSeed seed,
-                                                      const OptionalTensor& row_seeds,
-                                                      const OptionalGenerator& generator, std::int64_t dim,
-                                                      OptionalNumbers numbers, std::int64_t call) {
+Ranked top_classes_kernel(const at::Tensor& logits, std::int64_t k, const OptionalTensor& mask, double temperature,
+                          const OptionalTensor& temperature_rows, OptionalSeed seed, const OptionalTensor& row_seeds,
+                          const OptionalGenerator& generator, std::int64_t dim, OptionalNumbers numbers,
+                          std::int64_t call) {
   const bool noise = temperature_rows.has_value() || temperature != 0;
   return kernel(
       Arguments{logits, mask, temperature, temperature_rows, noise, seed, row_seeds, generator, dim, numbers, call}, k);
 }
-inline Ranked call(const c10::TypedOperatorHandle<TopClassesSignature>& op,
-                                               const Arguments& args, std::int64_t k) {
+inline Ranked call(const c10::TypedOperatorHandle<TopClassesSignature>& op, const Arguments& args, std::int64_t k) {
   return op.call(args.logits, k, args.mask, args.tau, args.tau_rows, args.seed, args.row_seeds, args.generator,
                  args.dim, args.numbers, args.call);
 }

@@ -171,9 +171,9 @@ Ranked top_classes_vmap(const Arguments& args, std::int64_t k) {
 
 Tensor top_scores_vmap(const Tensor& found, const Tensor& statistics, const Tensor& log_probs) {
   const Batch batch({found, statistics, log_probs}, found, /*draws=*/false);
-  return batch.result(top_scores_operator().call(*batch.per_row(found), *batch.per_row(statistics),
-                                                 *batch.per_row(log_probs)),
-                      /*has_classes=*/false);
+  return batch.result(
+      top_scores_operator().call(*batch.per_row(found), *batch.per_row(statistics), *batch.per_row(log_probs)),
+      /*has_classes=*/false);
 }
 
 std::tuple<Tensor, Tensor> sample_vmap(const Arguments& args, double tau, const OptionalTensor& tau_rows) {

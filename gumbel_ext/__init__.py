@@ -7,8 +7,9 @@ none                   `softmax`             `straight_through`                (
 Gumbel                 `gumbel_softmax`      `gumbel_softmax` (``hard=True``)  `gumbel_max`
 =====================  ====================  ================================  ==================
 
-An index with its log-probability and the entropy: `sample`. Of k classes at once, without replacement: `gumbel_top_k`, `relaxed_top_k`. A one-hot sample with another gradient: `one_hot_sample`;
-its product with a matrix: `straight_through_embedding`.
+An index with its log-probability and the entropy: `sample`. Of k classes at once, without replacement: `gumbel_top_k`,
+`relaxed_top_k`. A one-hot sample with another gradient: `one_hot_sample`; its product with a matrix:
+`straight_through_embedding`.
 """
 
 from __future__ import annotations

@@ -135,17 +135,17 @@ def gumbel_top_k(
 
     Scores descend. With ``return_threshold`` there is a fourth result, ``threshold``: the score of the class that
     follows the ``k``-th, one a row, -∞ where there is none. Given the threshold ``κ``, a class is among the ``k`` with
-    probability ``1 - exp(-exp(log p_i - κ))``, and ``Σ_i p_i f_i / (1 - exp(-exp(log p_i - κ)))`` over the ``k`` classes
-    estimates the mean of ``f`` without bias.
+    probability ``q_i = 1 - exp(-exp(log p_i - κ))``, and the sum of ``p_i f_i / q_i`` over the ``k`` classes estimates
+    the mean of ``f`` without bias.
 
-    Classes that cannot be drawn, by the mask or a logit of -∞, come last, with -∞, in the order of classes. At ``T = 0``
-    the order is that of the logits; the first class is certain, with ``log_probs`` and ``scores`` 0, and the others have
-    -∞. NaN counts as the largest score; where a row has no softmax, ``log_probs`` and ``scores`` are NaN. Any number of
-    classes. Raises ValueError unless 1 ≤ ``k`` ≤ the number of classes.
+    Classes that cannot be drawn, by the mask or a logit of -∞, come last, with -∞, in the order of classes. At
+    ``T = 0`` the order is that of the logits; the first class is certain, with ``log_probs`` and ``scores`` 0, and the
+    others have -∞. NaN counts as the largest score; where a row has no softmax, ``log_probs`` and ``scores`` are NaN.
+    Any number of classes. Raises ValueError unless 1 ≤ ``k`` ≤ the number of classes.
 
-    Sources: Vieira, "Gumbel-max trick and weighted reservoir sampling", 2014; Kool, van Hoof, Welling, "Stochastic beams
-    and where to find them: the Gumbel-top-k trick for sampling sequences without replacement", ICML 2019, sections 2
-    and 4.
+    Sources: Vieira, "Gumbel-max trick and weighted reservoir sampling", 2014; Kool, van Hoof, Welling, "Stochastic
+    beams and where to find them: the Gumbel-top-k trick for sampling sequences without replacement", ICML 2019,
+    sections 2 and 4.
 
     >>> gumbel_top_k(torch.tensor([0.0, -torch.inf, 1.0]), 2, seed=0).indices.sort().values.tolist()
     [0, 2]
@@ -163,7 +163,9 @@ def gumbel_top_k(
     return TopK(*_C.gumbel_top_k(logits, k, temperature, dim, mask, _seed(seed), generator))
 
 
-def _with_threshold(logits: Tensor, k: int, temperature: float | Tensor, *, dim: int, **others: Any) -> TopKWithThreshold:
+def _with_threshold(
+    logits: Tensor, k: int, temperature: float | Tensor, *, dim: int, **others: Any
+) -> TopKWithThreshold:
     """The class that follows is one more, where there is one."""
     follows = hasattr(k, "__index__") and 1 <= k < (logits.shape[dim] if logits.dim() else 1)
     found = gumbel_top_k(logits, k + 1 if follows else k, temperature, dim=dim, **others)

@@ -1,4 +1,4 @@
-"""gumbel_top_k: classes in the order of their perturbed scores, bit for bit; their law; log-probabilities and scores."""
+"""gumbel_top_k: classes in the order of their perturbed scores, bit for bit; their law; log-probabilities; scores."""
 
 from __future__ import annotations
 

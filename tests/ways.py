@@ -39,8 +39,8 @@ def _of_sample(x: Tensor, sample: Any, dim: int = -1) -> Tensor:
 
 def _of_top_k(x: Tensor, top: Any, dim: int = -1) -> Tensor:
     """The same of draws without replacement."""
-    place = torch.arange(1, 3)
-    return _of_sample(x, [(top[part] * place).sum(-1) for part in range(3)], dim)
+    place = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    return _of_sample(x, [(top[part].double() @ place).squeeze(-1) for part in range(3)], dim).to(x.dtype)
 
 
 OPERATIONS = {

@@ -10,8 +10,8 @@ struct Candidate {
   std::int64_t index;
 };
 
-// Takes classes in ascending order, in memory for some more than the k that are looked for: when it is full it keeps the
-// best of them, and then knows what further ones have to beat.
+// Takes classes in ascending order, in memory for some more than the k that are looked for: when it is full it keeps
+// the best of them, and then knows what further ones have to beat.
 struct Candidates {
   static constexpr std::int64_t kMostAtOnce = 16;  // classes that are taken before there is room again
 

@@ -49,8 +49,8 @@ struct Search {
                  Workspace workspace) const {
     const GroupState group{row, 1, nullptr, nullptr, nullptr};
     found.look_for(job.k);
-    kernels.top_classes_tiles(what, plan, {group, 0, 1, shift, &found, nullptr, finite_only}, 0, job.scores.shape.tiles(),
-                              workspace);
+    kernels.top_classes_tiles(what, plan, {group, 0, 1, shift, &found, nullptr, finite_only}, 0,
+                              job.scores.shape.tiles(), workspace);
     found.finish();
   }
 

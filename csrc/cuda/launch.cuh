@@ -72,8 +72,8 @@ struct Launcher {
   }
 };
 
-// `kernel`, of a block a row, on as many blocks as occupy the device, and have working memory of so many numbers each in a
-// limit for all.
+// `kernel`, of a block a row, on as many blocks as occupy the device, and have working memory of so many numbers each
+// in a limit for all.
 template <typename Kernel, typename Job>
 cudaError_t launch_with_memory(Kernel kernel, const Job& job, const Shape& shape, std::int64_t doubles, int threads,
                                const Context& context) {

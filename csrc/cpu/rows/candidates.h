@@ -14,7 +14,7 @@ GUMBEL_EXT_INLINE void clear(Candidates& found) {
 // A bit for each of the first n lanes.
 template <typename C>
 GUMBEL_EXT_INLINE std::uint32_t first_lanes(std::int64_t n) {
-  return n < kLanes<C> ? (1u << n) - 1 : (1u << kLanes<C>) - 1;
+  return n < kLanes<C> ? (1u << n) - 1 : (1u << kLanes<C>)-1;
 }
 
 // Takes those of the first n scores that beat found.score; index(lane) is a score's class.
@@ -24,8 +24,8 @@ GUMBEL_EXT_INLINE void take_lanes(Candidates& found, const Vec<C>& scores, std::
   if (!found.takes_all) {
     if (found.score != found.score) return;  // k of them are NaN
     bits &= lane_bits<C>(by_parts<VecMask<C>>(
-        [](auto score, auto limit) __attribute__((always_inline)) { return (score > limit) | (score != score); }, scores,
-        broadcast(static_cast<C>(found.score))));
+        [](auto score, auto limit) __attribute__((always_inline)) { return (score > limit) | (score != score); },
+        scores, broadcast(static_cast<C>(found.score))));
   }
   if (bits == 0) return;
   C lanes[kLanes<C>];
