@@ -8,7 +8,7 @@ Gumbel                 `gumbel_softmax`      `gumbel_softmax` (``hard=True``)  `
 =====================  ====================  ================================  ==================
 
 Of k classes at once, without replacement: `relaxed_top_k`. A one-hot sample with another gradient: `one_hot_sample`;
-its product with a matrix: `straight_through_embedding`.
+its product with a matrix: `straight_through_embedding`. Whether tokens are those of a seed: `verify`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 
 from gumbel_ext import distributions, nn, ops
 from gumbel_ext._estimators import Embedded, one_hot_sample, straight_through_embedding
+from gumbel_ext._verify import Verified, verify
 from gumbel_ext.functional import (
     build_info,
     empty_cache,
@@ -37,6 +38,7 @@ cmake_prefix_path = f"{Path(__file__).resolve().parent};{torch.utils.cmake_prefi
 
 __all__ = [
     "Embedded",
+    "Verified",
     "build_info",
     "cmake_prefix_path",
     "distributions",
@@ -51,6 +53,7 @@ __all__ = [
     "softmax",
     "straight_through",
     "straight_through_embedding",
+    "verify",
 ]
 
 
