@@ -153,6 +153,12 @@ def test_a_tie_that_goes_to_the_lower_class() -> None:
     assert found.expected.item() == 0 and not found.matches and 0 <= found.margin < 40
 
 
+def test_logits_whose_difference_leaves_the_range() -> None:
+    x = torch.tensor([[1e308, -1e308]], dtype=torch.float64)
+    assert verify(x, torch.tensor([1]), 0, 10.0).margin.item() == pytest.approx(2e307)
+    assert verify(x, torch.tensor([1]), 0, 0.1).margin.item() == INF
+
+
 LOGITS, TOKENS = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)
 REFUSED: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ((LOGITS, TOKENS, None), {}, TypeError, "seed: expected an int or an int64 tensor, got None"),
