@@ -48,6 +48,17 @@ struct EstimatorArguments {
   bool drawn;  // whether the seed came from a generator
 };
 
+// What the log-probabilities of a draw take.
+struct LogProbArguments {
+  const at::Tensor& logits;
+  const OptionalTensor& mask;
+  double temperature;
+  const OptionalTensor& temperature_rows;
+  const at::Tensor& index;       // one a row, or, in a last dimension, several
+  const at::Tensor& statistics;  // as _draw has them
+  std::int64_t dim;
+};
+
 // While a compiler traces, a number of its own for each draw without a seed; else 0. No kernel reads it: compilers take
 // two calls with the same arguments for one (JIT's do not, by the schemas).
 std::int64_t number_of_call(const OptionalSeed& seed, const OptionalTensor& row_seeds);

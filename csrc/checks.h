@@ -215,6 +215,35 @@ inline at::ScalarType scores_type(at::ScalarType logits) {
   return logits == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+// The log-probabilities of a draw: tensors that come from it; returns `dim` counted from the front.
+inline std::int64_t check_log_prob(const LogProbArguments& args) {
+  check_logits(args.logits);
+  const std::int64_t dim = at::maybe_wrap_dim(args.dim, args.logits.dim());
+  const auto rows = index_shape(args.logits, dim, {});
+  const auto check_rows = [&](const char* name, const at::Tensor& tensor, at::ScalarType type) {
+    TORCH_CHECK_TYPE(tensor.scalar_type() == type, name, ": expected ", type, ", got ", tensor.scalar_type());
+    check_same_device(name, tensor, args.logits);
+    const auto sizes = tensor.sym_sizes();
+    TORCH_CHECK_VALUE(sizes.size() >= rows.size() && sizes.slice(0, rows.size()) == c10::SymIntArrayRef(rows), name,
+                      ": expected one a row, shape ", c10::SymIntArrayRef(rows), ", got ", sizes);
+  };
+  check_rows("index", args.index, at::kLong);
+  check_rows("statistics", args.statistics, at::kDouble);
+  return dim;
+}
+inline std::int64_t check_log_prob_backward(const OptionalTensor& grad_log_prob, const OptionalTensor& grad_entropy,
+                                            const LogProbArguments& args) {
+  const std::int64_t dim = check_log_prob(args);
+  const auto check_grad = [&](const OptionalTensor& grad, c10::SymIntArrayRef sizes) {
+    const auto type = scores_type(args.logits.scalar_type());
+    TORCH_CHECK_VALUE(!grad || (grad->sym_sizes() == sizes && grad->scalar_type() == type), "grad: expected shape ",
+                      sizes, " and dtype ", type, ", got another");
+  };
+  check_grad(grad_log_prob, args.index.sym_sizes());
+  check_grad(grad_entropy, index_shape(args.logits, dim, {}));
+  return dim;
+}
+
 // The gradient of relaxed_top_k: tensors that autograd passes; returns `dim` counted from the front.
 inline std::int64_t check_top_k_backward(const at::Tensor& grad, const at::Tensor& scores, std::int64_t k,
                                          const at::Tensor& tau, std::int64_t dim) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "checks.h"
+#include "core/log_prob.h"
 #include "operators.h"
 #include "tensor_rows.h"
 
@@ -103,6 +104,30 @@ struct Inputs {
     return [this](Noise& out) {
       if (noise) (*noise)(out);
     };
+  }
+};
+
+// The same of log-probabilities.
+template <typename Device>
+struct LogProbInputs {
+  LogProbJob job;
+  std::int64_t dim;
+  at::Tensor mask, temperatures, index, statistics;
+  typename Device::Guard guard;
+
+  LogProbInputs(const LogProbArguments& args, std::int64_t dim) : dim(dim), guard(args.logits.device()) {
+    job.shape = shape_of(args.logits, dim);
+    job.logits = rows_of(args.logits, dim);
+    if (args.mask.has_value()) {
+      mask = args.mask->expand(args.logits.sizes());
+      job.mask = rows_of(mask, dim);
+    }
+    job.temperature = row_scalar(args.temperature, args.temperature_rows, args.logits, dim, temperatures);
+    index = args.index.contiguous();
+    statistics = args.statistics.contiguous();
+    job.index = index.const_data_ptr<std::int64_t>();
+    job.statistics = statistics.const_data_ptr<double>();
+    job.draws = index.dim() + 1 > std::max<std::int64_t>(args.logits.dim(), 1) ? index.size(-1) : 1;
   }
 };
 

@@ -64,6 +64,55 @@ struct DeviceOperators {
     return out;
   }
 
+  static std::tuple<Tensor, Tensor> draw(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+    const Inputs inputs(args, "temperature", /*may_be_zero=*/true);
+    auto shape = index_shape(args.logits, inputs.dim, num_samples);
+    Tensor out = at::empty(C10_AS_INTARRAYREF_SLOW(shape), args.logits.options().dtype(at::kLong));
+    if (num_samples.has_value()) shape.pop_back();
+    shape.push_back(kRowStatistics);
+    Tensor statistics = at::empty(C10_AS_INTARRAYREF_SLOW(shape), args.logits.options().dtype(at::kDouble));
+    IndexJob job{inputs.scores, inputs.tau};
+    job.draws = num_samples.has_value() ? num_samples->expect_int() : 1;
+    Tensor unused;
+    if (job.draws == 0) {  // the statistics are wanted all the same
+      job.draws = 1;
+      unused = at::empty({inputs.scores.shape.rows}, out.options());
+    }
+    job.out = (unused.defined() ? unused : out).template mutable_data_ptr<std::int64_t>();
+    job.statistics = statistics.template mutable_data_ptr<double>();
+    Device::run(job, element_of(args.logits), inputs.draw());
+    return {out, statistics};
+  }
+
+  static std::tuple<Tensor, Tensor> log_prob(const LogProbArguments& args) {
+    const LogProbInputs<Device> inputs(args, check_log_prob(args));
+    const auto options = args.logits.options().dtype(scores_type(args.logits.scalar_type()));
+    Tensor log_prob = at::empty(args.index.sizes(), options);
+    Tensor entropy = at::empty(C10_AS_INTARRAYREF_SLOW(index_shape(args.logits, inputs.dim, {})), options);
+    LogProbJob job = inputs.job;
+    job.log_prob = log_prob.mutable_data_ptr();
+    job.entropy = entropy.mutable_data_ptr();
+    Device::run(job, element_of(args.logits));
+    return {log_prob, entropy};
+  }
+
+  static std::tuple<Tensor, Tensor> log_prob_backward(const OptionalTensor& grad_log_prob,
+                                                      const OptionalTensor& grad_entropy, const LogProbArguments& args,
+                                                      bool need_temperature) {
+    const LogProbInputs<Device> inputs(args, check_log_prob_backward(grad_log_prob, grad_entropy, args));
+    const Tensor of_log_prob = grad_log_prob ? grad_log_prob->contiguous() : Tensor();
+    const Tensor of_entropy = grad_entropy ? grad_entropy->contiguous() : Tensor();
+    Tensor grad_logits = Device::new_like(args.logits), grad_temperature;
+    LogProbBackwardJob job;
+    job.forward = inputs.job;
+    if (grad_log_prob) job.grad_log_prob = of_log_prob.const_data_ptr();
+    if (grad_entropy) job.grad_entropy = of_entropy.const_data_ptr();
+    job.grad_logits = output_rows_of(grad_logits, inputs.dim);
+    if (need_temperature) job.grad_temperature = new_row_sums(args.logits, inputs.dim, grad_temperature);
+    Device::run(job, element_of(args.logits));
+    return {grad_logits, grad_temperature};
+  }
+
   static std::tuple<Tensor, Tensor> sample(const Arguments& args, double tau, const OptionalTensor& tau_rows) {
     const std::int64_t dim = check_sample(args, tau, tau_rows);
     const Inputs inputs(args, "temperature", /*may_be_zero=*/false);
@@ -235,6 +284,9 @@ struct DeviceOperators {
     library.impl("_one_hot", forward_kernel<one_hot>);
     library.impl("_one_hot_relaxed", forward_kernel<one_hot_relaxed>);
     library.impl("_index", index_kernel<index>);
+    library.impl("_draw", index_kernel<draw>);
+    library.impl("_log_prob", log_prob_kernel<log_prob>);
+    library.impl("_log_prob_backward", log_prob_backward_kernel<log_prob_backward>);
     library.impl("_sample", sample_kernel<sample>);
     library.impl("_one_hot_of", one_hot_of);
     library.impl("_estimate", estimate_kernel<estimate>);

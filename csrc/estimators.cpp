@@ -9,11 +9,11 @@
 namespace gumbel_ext {
 namespace {
 
-struct Sample {
+struct Chosen {
   at::Tensor value, index;
 };
 
-Sample sample(const at::Tensor& logits, const OptionalTensor& weight, const Temperature& tau,
+Chosen choose(const at::Tensor& logits, const OptionalTensor& weight, const Temperature& tau,
               c10::string_view estimator, const Temperature& temperature, std::int64_t dim, const OptionalTensor& mask,
               const SymSeed& seed, const OptionalGenerator& generator, std::int64_t num_noises) {
   check_kind(logits, "tau", tau, mask, seed);
@@ -48,9 +48,9 @@ Sample sample(const at::Tensor& logits, const OptionalTensor& weight, const Temp
           index};
 }
 
-Embedded embedded(Sample sample) {
+Embedded embedded(Chosen chosen) {
   // Of a row without a softmax, where NaN or infinity is: the index is its complement's.
-  return {std::move(sample.value), at::maximum(sample.index, at::bitwise_not(sample.index))};
+  return {std::move(chosen.value), at::maximum(chosen.index, at::bitwise_not(chosen.index))};
 }
 
 }  // namespace
@@ -59,7 +59,7 @@ at::Tensor one_hot_sample(const at::Tensor& logits, const Temperature& tau, cons
                           const Temperature& temperature, std::int64_t dim, const OptionalTensor& mask,
                           const Seed& seed, const OptionalGenerator& generator, std::int64_t num_noises) {
   GUMBEL_EXT_PROFILED("one_hot_sample", logits);
-  return sample(logits, {}, tau, estimator, temperature, dim, mask, seed, generator, num_noises).value;
+  return choose(logits, {}, tau, estimator, temperature, dim, mask, seed, generator, num_noises).value;
 }
 
 Embedded straight_through_embedding(const at::Tensor& logits, const at::Tensor& weight, const Temperature& tau,
@@ -67,7 +67,7 @@ Embedded straight_through_embedding(const at::Tensor& logits, const at::Tensor& 
                                     const OptionalTensor& mask, const Seed& seed, const OptionalGenerator& generator,
                                     std::int64_t num_noises) {
   GUMBEL_EXT_PROFILED("straight_through_embedding", logits, weight);
-  return embedded(sample(logits, weight, tau, estimator, temperature, dim, mask, seed, generator, num_noises));
+  return embedded(choose(logits, weight, tau, estimator, temperature, dim, mask, seed, generator, num_noises));
 }
 
 // ---- As operators ---------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ template <typename Tau, typename SeedArgument>
 at::Tensor one_hot_sample_overload(const at::Tensor& logits, Tau tau, c10::string_view estimator, Tau temperature,
                                    std::int64_t dim, const OptionalTensor& mask, SeedArgument seed,
                                    const OptionalGenerator& generator, std::int64_t num_noises) {
-  return sample(logits, {}, to_temperature("tau", tau), estimator, to_temperature("temperature", temperature), dim,
+  return choose(logits, {}, to_temperature("tau", tau), estimator, to_temperature("temperature", temperature), dim,
                 mask, seed, generator, num_noises)
       .value;
 }
@@ -92,7 +92,7 @@ std::tuple<at::Tensor, at::Tensor> straight_through_embedding_overload(
     std::int64_t dim, const OptionalTensor& mask, SeedArgument seed, const OptionalGenerator& generator,
     std::int64_t num_noises) {
   const Embedded result =
-      embedded(sample(logits, weight, to_temperature("tau", tau), estimator, to_temperature("temperature", temperature),
+      embedded(choose(logits, weight, to_temperature("tau", tau), estimator, to_temperature("temperature", temperature),
                       dim, mask, seed, generator, num_noises));
   return {result.value, result.index};
 }

@@ -6,7 +6,7 @@
 ///
 ///                  relaxed: p               one-hot, straight-through: z - sg(p) + p
 ///   g = 0          softmax                  straight_through
-///   g ~ Gumbel     gumbel_softmax           gumbel_softmax(hard = true)       index z: gumbel_max
+///   g ~ Gumbel     gumbel_softmax           gumbel_softmax(hard = true)       index z: gumbel_max, sample
 ///
 /// where sg stops the gradient: every differentiable function of this table has softmax's gradient,
 /// dx = p * (dy - <p, dy>) / tau. Of k classes at once: relaxed_top_k.
@@ -98,6 +98,25 @@ GUMBEL_EXT_API at::Tensor gumbel_max(const at::Tensor& logits, const Temperature
                                      std::int64_t dim = -1, std::optional<std::int64_t> num_samples = {},
                                      const std::optional<at::Tensor>& mask = {}, const Seed& seed = {},
                                      const std::optional<at::Generator>& generator = {});
+
+/// A draw and what belongs to it, by `sample`.
+struct GUMBEL_EXT_API Sample {
+  at::Tensor index;     ///< int64, shaped as logits without dim, with a last dimension num_samples where that is given
+  at::Tensor log_prob;  ///< shaped as index; float32 (float64 for float64)
+  at::Tensor entropy;   ///< one a row, shaped as logits without dim; of log_prob's dtype
+};
+
+/// Gumbel-max sample with its answers. The index i is gumbel_max's, exactly; with p = softmax(x / T), T the
+/// temperature,
+///   log_prob = log p_i,    entropy = -sum_k p_k log p_k,
+/// each within 4 units in the last place of its exact value, and what rounding x / T changes: near 0 too. Both have
+/// gradients with respect to the logits and to a temperature that is a tensor; backward keeps the logits, the index and
+/// three numbers a row. At T = 0 the draw is certain: log_prob and entropy are 0, and so are their gradients.
+/// Sources: Gumbel, "Statistical theory of extreme values", 1954; Maddison et al., "A* sampling", NeurIPS 2014,
+/// section 2.
+GUMBEL_EXT_API Sample sample(const at::Tensor& logits, const Temperature& temperature = 1.0, std::int64_t dim = -1,
+                             std::optional<std::int64_t> num_samples = {}, const std::optional<at::Tensor>& mask = {},
+                             const Seed& seed = {}, const std::optional<at::Generator>& generator = {});
 
 /// The standard Gumbel noise that the functions above add; the last dimension is the class.
 /// \return a tensor of `size`, of `dtype` (torch's default dtype) on `device` (the CPU).

@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "checks.h"
+#include "core/log_prob.h"
 #include "operators.h"
 #include "tensor_rows.h"
 
@@ -27,6 +28,34 @@ std::tuple<Tensor, Tensor> two_like_logits(const Arguments& args) {
 Tensor index_meta(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
   const std::int64_t dim = check_arguments(args, "temperature", /*may_be_zero=*/true);
   return at::empty_symint(index_shape(args.logits, dim, num_samples), args.logits.options().dtype(at::kLong));
+}
+
+Tensor statistics_meta(const Tensor& logits, std::int64_t dim) {
+  auto shape = index_shape(logits, dim, {});
+  shape.push_back(kRowStatistics);
+  return at::empty_symint(shape, logits.options().dtype(at::kDouble));
+}
+
+std::tuple<Tensor, Tensor> draw_meta(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+  const Tensor index = index_meta(args, num_samples);
+  return {index, statistics_meta(args.logits, at::maybe_wrap_dim(args.dim, args.logits.dim()))};
+}
+
+std::tuple<Tensor, Tensor> log_prob_meta(const LogProbArguments& args) {
+  const std::int64_t dim = check_log_prob(args);
+  const auto options = args.logits.options().dtype(scores_type(args.logits.scalar_type()));
+  return {at::empty_symint(args.index.sym_sizes(), options),
+          at::empty_symint(index_shape(args.logits, dim, {}), options)};
+}
+
+std::tuple<Tensor, Tensor> log_prob_backward_meta(const OptionalTensor& grad_log_prob,
+                                                  const OptionalTensor& grad_entropy, const LogProbArguments& args,
+                                                  bool need_temperature) {
+  const std::int64_t dim = check_log_prob_backward(grad_log_prob, grad_entropy, args);
+  Tensor grad_temperature;
+  if (need_temperature)
+    grad_temperature = at::empty_symint(row_shape(args.logits, dim), args.logits.options().dtype(at::kDouble));
+  return {new_like(args.logits), grad_temperature};
 }
 
 Tensor noise_meta(const Tensor& like, OptionalSeed seed, const OptionalTensor& row_seeds,
@@ -90,6 +119,9 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Meta, m) {
   m.impl("_one_hot", forward_kernel<like_logits>);
   m.impl("_one_hot_relaxed", forward_kernel<two_like_logits>);
   m.impl("_index", index_kernel<index_meta>);
+  m.impl("_draw", index_kernel<draw_meta>);
+  m.impl("_log_prob", log_prob_kernel<log_prob_meta>);
+  m.impl("_log_prob_backward", log_prob_backward_kernel<log_prob_backward_meta>);
   m.impl("_sample", sample_kernel<sample_meta>);
   m.impl("_one_hot_of", one_hot_of_meta);
   m.impl("_estimate", estimate_kernel<estimate_meta>);

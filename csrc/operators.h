@@ -19,10 +19,11 @@ using ForwardSignature = Result(const at::Tensor& logits, const OptionalTensor& 
                                 const OptionalTensor& tau_rows, bool noise, OptionalSeed seed,
                                 const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
                                 OptionalNumbers numbers, std::int64_t call);
-using IndexSignature = at::Tensor(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
-                                  const OptionalTensor& temperature_rows, OptionalSeed seed,
-                                  const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
-                                  std::optional<c10::SymInt> num_samples, OptionalNumbers numbers, std::int64_t call);
+template <typename Result>
+using IndexSignature = Result(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
+                              const OptionalTensor& temperature_rows, OptionalSeed seed,
+                              const OptionalTensor& row_seeds, const OptionalGenerator& generator, std::int64_t dim,
+                              std::optional<c10::SymInt> num_samples, OptionalNumbers numbers, std::int64_t call);
 
 using SampleSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& logits, const OptionalTensor& mask,
                                                            double temperature, const OptionalTensor& temperature_rows,
@@ -40,10 +41,10 @@ auto forward_kernel(const at::Tensor& logits, const OptionalTensor& mask, double
   return kernel(Arguments{logits, mask, tau, tau_rows, noise, seed, row_seeds, generator, dim, numbers, call});
 }
 template <auto kernel>
-at::Tensor index_kernel(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
-                        const OptionalTensor& temperature_rows, OptionalSeed seed, const OptionalTensor& row_seeds,
-                        const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples,
-                        OptionalNumbers numbers, std::int64_t call) {
+auto index_kernel(const at::Tensor& logits, const OptionalTensor& mask, double temperature,
+                  const OptionalTensor& temperature_rows, OptionalSeed seed, const OptionalTensor& row_seeds,
+                  const OptionalGenerator& generator, std::int64_t dim, std::optional<c10::SymInt> num_samples,
+                  OptionalNumbers numbers, std::int64_t call) {
   const bool noise = temperature_rows.has_value() || temperature != 0;
   return kernel(
       Arguments{logits, mask, temperature, temperature_rows, noise, seed, row_seeds, generator, dim, numbers, call},
@@ -66,8 +67,9 @@ Result call(const c10::TypedOperatorHandle<ForwardSignature<Result>>& op, const 
   return op.call(args.logits, args.mask, args.tau, args.tau_rows, args.noise, args.seed, args.row_seeds, args.generator,
                  args.dim, args.numbers, args.call);
 }
-inline at::Tensor call(const c10::TypedOperatorHandle<IndexSignature>& op, const Arguments& args,
-                       const std::optional<c10::SymInt>& num_samples) {
+template <typename Result>
+Result call(const c10::TypedOperatorHandle<IndexSignature<Result>>& op, const Arguments& args,
+            const std::optional<c10::SymInt>& num_samples) {
   return op.call(args.logits, args.mask, args.tau, args.tau_rows, args.seed, args.row_seeds, args.generator, args.dim,
                  num_samples, args.numbers, args.call);
 }
@@ -106,7 +108,13 @@ inline const auto& one_hot_relaxed_operator() {
 }
 // argmax(logits / temperature + noise).
 inline const auto& index_operator() {
-  static const auto op = find_operator<IndexSignature>("gumbel_ext::_index");
+  static const auto op = find_operator<IndexSignature<at::Tensor>>("gumbel_ext::_index");
+  return op;
+}
+// The same, and the rows' statistics, RowStatistics (core/log_prob.h) in a last dimension, float64.
+inline const auto& draw_operator() {
+  using Pair = std::tuple<at::Tensor, at::Tensor>;
+  static const auto op = find_operator<IndexSignature<Pair>>("gumbel_ext::_draw");
   return op;
 }
 
@@ -202,6 +210,52 @@ inline const auto& backward_operator() {
 inline const auto& backward_in_place_operator() {
   static const auto op = find_operator<BackwardInPlaceSignature>("gumbel_ext::_backward_");
   return op;
+}
+
+// ---- Log-probabilities ----------------------------------------------------------------------------------------------
+
+// Of drawn classes, one a row or, in a last dimension, several, and the rows' entropies, given the statistics: both in
+// the working precision.
+using LogProbSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& logits, const OptionalTensor& mask,
+                                                            double temperature, const OptionalTensor& temperature_rows,
+                                                            const at::Tensor& index, const at::Tensor& statistics,
+                                                            std::int64_t dim);
+// The gradients with respect to the logits, and, where needed, to the temperature, one a row (size 1 along dim,
+// float64).
+using LogProbBackwardSignature = std::tuple<at::Tensor, at::Tensor>(
+    const OptionalTensor& grad_log_prob, const OptionalTensor& grad_entropy, const at::Tensor& logits,
+    const OptionalTensor& mask, double temperature, const OptionalTensor& temperature_rows, const at::Tensor& index,
+    const at::Tensor& statistics, std::int64_t dim, bool need_temperature);
+
+template <auto kernel>
+std::tuple<at::Tensor, at::Tensor> log_prob_kernel(const at::Tensor& logits, const OptionalTensor& mask,
+                                                   double temperature, const OptionalTensor& temperature_rows,
+                                                   const at::Tensor& index, const at::Tensor& statistics,
+                                                   std::int64_t dim) {
+  return kernel(LogProbArguments{logits, mask, temperature, temperature_rows, index, statistics, dim});
+}
+template <auto kernel>
+std::tuple<at::Tensor, at::Tensor> log_prob_backward_kernel(const OptionalTensor& grad_log_prob,
+                                                            const OptionalTensor& grad_entropy,
+                                                            const at::Tensor& logits, const OptionalTensor& mask,
+                                                            double temperature, const OptionalTensor& temperature_rows,
+                                                            const at::Tensor& index, const at::Tensor& statistics,
+                                                            std::int64_t dim, bool need_temperature) {
+  return kernel(grad_log_prob, grad_entropy,
+                LogProbArguments{logits, mask, temperature, temperature_rows, index, statistics, dim},
+                need_temperature);
+}
+
+inline std::tuple<at::Tensor, at::Tensor> call_log_prob(const LogProbArguments& a) {
+  static const auto op = find_operator<LogProbSignature>("gumbel_ext::_log_prob");
+  return op.call(a.logits, a.mask, a.temperature, a.temperature_rows, a.index, a.statistics, a.dim);
+}
+inline std::tuple<at::Tensor, at::Tensor> call_log_prob_backward(const OptionalTensor& grad_log_prob,
+                                                                 const OptionalTensor& grad_entropy,
+                                                                 const LogProbArguments& a, bool need_temperature) {
+  static const auto op = find_operator<LogProbBackwardSignature>("gumbel_ext::_log_prob_backward");
+  return op.call(grad_log_prob, grad_entropy, a.logits, a.mask, a.temperature, a.temperature_rows, a.index,
+                 a.statistics, a.dim, need_temperature);
 }
 
 // ---- Relaxed top-k --------------------------------------------------------------------------------------------------

@@ -58,6 +58,11 @@ TORCH_LIBRARY(gumbel_ext, m) {
     define("gumbel_max" + name + "(Tensor logits, " + named(temperature, "temperature") +
                ", *, int dim=-1, SymInt? num_samples=None" + rest,
            true);
+    const std::string results = "(Tensor index, Tensor log_prob, Tensor entropy)";
+    define("sample" + name + "(Tensor logits, " + named(temperature, "temperature") +
+               ", *, int dim=-1, SymInt? num_samples=None, Tensor? mask=None, " + seed +
+               ", Generator? generator=None) -> " + results,
+           true);
   }
   for (const auto& [name, seed] : {std::pair{".seed_tensor", seed_tensor}, std::pair{"", seed_number}})
     define("gumbel_noise" + std::string(name) + "(SymInt[] size, *, " + seed +
@@ -91,6 +96,16 @@ TORCH_LIBRARY(gumbel_ext, m) {
   define("_index(Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, " + source +
              ", int dim, SymInt? num_samples" + numbers + ") -> Tensor",
          true);
+  define("_draw(Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, " + source +
+             ", int dim, SymInt? num_samples" + numbers + ") -> (Tensor index, Tensor statistics)",
+         true);
+  const std::string drawn_classes =
+      "Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, Tensor index, Tensor statistics, "
+      "int dim";
+  define("_log_prob(" + drawn_classes + ") -> (Tensor log_prob, Tensor entropy)", false);
+  define("_log_prob_backward(Tensor? grad_log_prob, Tensor? grad_entropy, " + drawn_classes +
+             ", bool need_temperature) -> (Tensor, Tensor)",
+         false);
   define("_log_gumbel_softmax(Tensor logits, Tensor tau, " + source + ") -> Tensor", true);
   const std::string drawn =
       "Tensor logits, Tensor? mask, float temperature, Tensor? temperature_rows, float tau, "

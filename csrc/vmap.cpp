@@ -167,6 +167,44 @@ std::tuple<Tensor, Tensor> sample_vmap(const Arguments& args, double tau, const 
   return {batch.result(index, /*has_classes=*/false), seed};
 }
 
+std::tuple<Tensor, Tensor> draw_vmap(const Arguments& args, const std::optional<c10::SymInt>& num_samples) {
+  index_shape(args.logits, check_arguments(args, "temperature", /*may_be_zero=*/true), num_samples);
+  const NoisyBatch batch(args);
+  const auto [index, statistics] = batch.call_whole(draw_operator(), args, num_samples);
+  return {batch.result(index, /*has_classes=*/false), batch.result(statistics, /*has_classes=*/false)};
+}
+
+// call(arguments of the whole batch).
+auto with_whole_batch(const Batch& batch, const LogProbArguments& args, auto call) {
+  const Tensor logits = batch.whole(args.logits), index = *batch.per_row(args.index),
+               statistics = *batch.per_row(args.statistics);
+  const OptionalTensor mask = batch.aligned(args.mask), temperature_rows = batch.aligned(args.temperature_rows);
+  return call(
+      LogProbArguments{logits, mask, args.temperature, temperature_rows, index, statistics, batch.dim(args.dim)});
+}
+
+std::tuple<Tensor, Tensor> log_prob_vmap(const LogProbArguments& args) {
+  const Batch batch({args.logits, args.mask, args.temperature_rows, args.index, args.statistics}, args.logits,
+                    /*draws=*/false);
+  return with_whole_batch(batch, args, [&](const LogProbArguments& whole) {
+    const auto [log_prob, entropy] = call_log_prob(whole);
+    return std::tuple(batch.result(log_prob, /*has_classes=*/false), batch.result(entropy, /*has_classes=*/false));
+  });
+}
+
+std::tuple<Tensor, Tensor> log_prob_backward_vmap(const OptionalTensor& grad_log_prob,
+                                                  const OptionalTensor& grad_entropy, const LogProbArguments& args,
+                                                  bool need_temperature) {
+  const Batch batch(
+      {args.logits, args.mask, args.temperature_rows, args.index, args.statistics, grad_log_prob, grad_entropy},
+      args.logits, /*draws=*/false);
+  return with_whole_batch(batch, args, [&](const LogProbArguments& whole) {
+    const auto [logits, temperature] =
+        call_log_prob_backward(batch.per_row(grad_log_prob), batch.per_row(grad_entropy), whole, need_temperature);
+    return std::tuple(batch.result(logits), batch.result(temperature));
+  });
+}
+
 // call(arguments of the whole batch).
 template <typename Call>
 auto with_whole_batch(const Batch& batch, const EstimatorArguments& args, Call call) {
@@ -246,6 +284,9 @@ TORCH_LIBRARY_IMPL(gumbel_ext, FuncTorchVmapMode, m) {
   m.impl("_one_hot", forward_kernel<forward_vmap<one_hot_operator>>);
   m.impl("_one_hot_relaxed", forward_kernel<one_hot_relaxed_vmap>);
   m.impl("_index", index_kernel<index_vmap>);
+  m.impl("_draw", index_kernel<draw_vmap>);
+  m.impl("_log_prob", log_prob_kernel<log_prob_vmap>);
+  m.impl("_log_prob_backward", log_prob_backward_kernel<log_prob_backward_vmap>);
   m.impl("_sample", sample_kernel<sample_vmap>);
   m.impl("_choice", choice_kernel<choice_vmap>);
   m.impl("_estimate", estimate_kernel<estimate_vmap>);

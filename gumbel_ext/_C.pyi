@@ -23,6 +23,15 @@ def gumbel_max(
     seed: int | Tensor | None,
     generator: torch.Generator | None,
 ) -> Tensor: ...
+def sample(
+    logits: Tensor,
+    temperature: float | Tensor,
+    dim: int,
+    num_samples: int | None,
+    mask: Tensor | None,
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def gumbel_noise(
     size: int | Sequence[int],
     seed: int | Tensor | None,

@@ -7,8 +7,9 @@ none                   `softmax`             `straight_through`                (
 Gumbel                 `gumbel_softmax`      `gumbel_softmax` (``hard=True``)  `gumbel_max`
 =====================  ====================  ================================  ==================
 
-Of k classes at once, without replacement: `relaxed_top_k`. A one-hot sample with another gradient: `one_hot_sample`;
-its product with a matrix: `straight_through_embedding`. Whether tokens are those of a seed: `verify`.
+An index with its log-probability and the entropy: `sample`. Of k classes at once, without replacement: `relaxed_top_k`.
+A one-hot sample with another gradient: `one_hot_sample`; its product with a matrix: `straight_through_embedding`.
+Whether tokens are those of a seed: `verify`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 
 from gumbel_ext import distributions, nn, ops
+from gumbel_ext._draws import Sample, sample
 from gumbel_ext._estimators import Embedded, one_hot_sample, straight_through_embedding
 from gumbel_ext._verify import Verified, verify
 from gumbel_ext.functional import (
@@ -38,6 +40,7 @@ cmake_prefix_path = f"{Path(__file__).resolve().parent};{torch.utils.cmake_prefi
 
 __all__ = [
     "Embedded",
+    "Sample",
     "Verified",
     "build_info",
     "cmake_prefix_path",
@@ -50,6 +53,7 @@ __all__ = [
     "one_hot_sample",
     "ops",
     "relaxed_top_k",
+    "sample",
     "softmax",
     "straight_through",
     "straight_through_embedding",

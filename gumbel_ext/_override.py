@@ -25,8 +25,8 @@ def overridden(function: Callable[..., Any], logits: Any, tensors: dict[str, Any
 
 
 def _of_rows(
-    function: Callable[..., Tensor], logits: Any, tensors: dict[str, Any], dim: int, others: dict[str, Any]
-) -> Tensor:
+    function: Callable[..., Any], logits: Any, tensors: dict[str, Any], dim: int, others: dict[str, Any]
+) -> Any:
     ndim, ragged = logits.dim(), logits._ragged_idx
     if not -ndim <= dim < ndim:
         raise IndexError(f"dim: expected one in [{-ndim}, {ndim - 1}], got {dim}")
@@ -35,15 +35,20 @@ def _of_rows(
         raise ValueError(f"dim: expected a regular dimension of a jagged tensor, neither 0 nor {ragged}, got {dim}")
     rows = {name: _rows(name, value, logits) for name, value in tensors.items()}
     result = function(logits.values(), dim=at - 1, **rows, **others)
-    is_index = result.dtype == torch.int64
-    return torch.nested.nested_tensor_from_jagged(
-        result,
-        logits.offsets(),
-        logits.lengths(),
-        jagged_dim=ragged - (is_index and at < ragged),
-        min_seqlen=logits._maybe_min_seqlen,
-        max_seqlen=logits._maybe_max_seqlen,
-    )
+
+    def jagged(values: Tensor, has_classes: bool) -> Tensor:
+        return torch.nested.nested_tensor_from_jagged(
+            values,
+            logits.offsets(),
+            logits.lengths(),
+            jagged_dim=ragged - (not has_classes and at < ragged),
+            min_seqlen=logits._maybe_min_seqlen,
+            max_seqlen=logits._maybe_max_seqlen,
+        )
+
+    if isinstance(result, tuple):  # what is known of a row
+        return tuple(jagged(values, has_classes=False) for values in result)
+    return jagged(result, has_classes=result.dtype != torch.int64)
 
 
 def _are_rows_of(jagged: Any, logits: Any) -> bool:

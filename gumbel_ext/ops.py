@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
-from gumbel_ext import _estimators, functional
+from gumbel_ext import _draws, _estimators, functional
 
 #: The public operators.
 NAMES = (
-    "softmax", "straight_through", "gumbel_softmax", "gumbel_max", "gumbel_noise", "one_hot_sample",
+    "softmax", "straight_through", "gumbel_softmax", "gumbel_max", "sample", "gumbel_noise", "one_hot_sample",
     "straight_through_embedding", "relaxed_top_k", "empty_cache",
 )  # fmt: skip
 #: Where a temperature stands, by position and by names.
 _TEMPERATURES: dict[str, tuple[int, tuple[str, ...]]] = {
     "gumbel_max": (1, ("temperature",)),
+    "sample": (1, ("temperature",)),
     "one_hot_sample": (1, ("tau", "temperature")),
     "straight_through_embedding": (2, ("tau", "temperature")),
     "relaxed_top_k": (2, ("tau",)),
@@ -91,5 +92,6 @@ for _name in NAMES:
         _leave_open(_packet.default, _packet.tau_tensor, *_TEMPERATURES.get(_name, _TAU))
     if hasattr(_packet, "tensors"):
         _leave_open(_packet.seed_tensor, _packet.tensors, *_TEMPERATURES.get(_name, _TAU))
-    if _function := getattr(functional, _name, getattr(_estimators, _name, None)):
+    _functions = (getattr(module, _name, None) for module in (functional, _draws, _estimators))
+    if _function := next(filter(None, _functions), None):
         torch.jit._builtins._register_builtin(_function, f"gumbel_ext::{_name}")

@@ -60,6 +60,23 @@ class _GumbelNoise(OpOverloadPacket):
         device: torch.device | None = None,
     ) -> Tensor: ...
 
+class _Sample(OpOverloadPacket):
+    default: OpOverload
+    tau_tensor: OpOverload
+    seed_tensor: OpOverload
+    tensors: OpOverload
+    def __call__(
+        self,
+        logits: Tensor,
+        temperature: float | Tensor = 1.0,
+        *,
+        dim: int = -1,
+        num_samples: int | None = None,
+        mask: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
 class _OneHotSample(OpOverloadPacket):
     default: OpOverload
     tau_tensor: OpOverload
@@ -126,6 +143,7 @@ straight_through: _Softmax
 gumbel_softmax: _GumbelSoftmax
 gumbel_max: _GumbelMax
 gumbel_noise: _GumbelNoise
+sample: _Sample
 one_hot_sample: _OneHotSample
 straight_through_embedding: _StraightThroughEmbedding
 empty_cache: _EmptyCache

@@ -147,8 +147,36 @@ struct IndexJob {
   Scores scores;
   RowScalar temperature;  // divides the logits before the noise; 0: neither division nor noise
   std::int64_t draws = 1;
-  std::int64_t* out = nullptr;  // [rows][draws]
-  bool marks = false;           // of a row without a softmax, `out` is the index's complement
+  std::int64_t* out = nullptr;   // [rows][draws]
+  bool marks = false;            // of a row without a softmax, `out` is the index's complement
+  double* statistics = nullptr;  // RowStatistics (core/log_prob.h) of softmax(logits / temperature), one a row, or none
+};
+
+// log softmax(logits / temperature)[index], and that softmax's entropy, in the working precision.
+struct LogProbJob {
+  Shape shape;
+  Rows logits;
+  Rows mask;  // of bool, or none
+  RowScalar temperature;
+  std::int64_t draws = 1;
+  const std::int64_t* index = nullptr;  // [rows][draws]
+  const double* statistics = nullptr;   // as IndexJob has them
+  void* log_prob = nullptr;             // [rows][draws]
+  void* entropy = nullptr;              // one a row
+};
+
+// A class that draws of a row have hit, and the sum of their gradients.
+struct DrawnClass {
+  std::int64_t index;
+  double weight;
+};
+
+struct LogProbBackwardJob {
+  LogProbJob forward;
+  const void* grad_log_prob = nullptr;  // [rows][draws], in the working precision, or none
+  const void* grad_entropy = nullptr;   // one a row, or none
+  Rows grad_logits;
+  double* grad_temperature = nullptr;  // one a row, or none
 };
 
 // one_hot(index); NaN along rows that are marked.

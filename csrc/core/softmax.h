@@ -81,11 +81,25 @@ struct Exponential {
 
   // exp((score - max) / tau) * 2^kExp2Shift, of a score as told above; exactly 0 of -infinity, and 2^kExp2Shift of max.
   GUMBEL_EXT_INLINE C operator()(C score) const {
+    return score == -C(__builtin_inff()) ? C(0) : clamped(score).value;
+  }
+  // The same, but exactly 0 below `lowest`, and its exponent, base 2, without the shift: there 0 as well.
+  struct Power {
+    C value, log2;
+  };
+  GUMBEL_EXT_INLINE Power with_log2(C score) const {
+    const Power power = clamped(score);
+    const bool counts = score > lowest;
+    return {counts ? power.value : C(0), counts ? power.log2 : C(0)};
+  }
+
+ private:
+  GUMBEL_EXT_INLINE Power clamped(C score) const {
     const C some = score > lowest ? score : lowest;
     const C rounded = fused_multiply_add(some, scale.high, -product) + kShiftedRounder<C>;
     const C fraction = fused_multiply_add(some, scale.high, rounder - rounded);
-    const C power = exp2_shifted(rounded, fused_multiply_add(some, scale.low, fraction) - rest);
-    return score == -C(__builtin_inff()) ? C(0) : power;
+    const C r = fused_multiply_add(some, scale.low, fraction) - rest;
+    return {exp2_shifted(rounded, r), (rounded - kShiftedRounder<C>)+r};
   }
 };
 
@@ -97,16 +111,26 @@ struct Logarithm {
   double first, second;  // 1 / (tau * unit), in two factors of about one size
   double log_sum;
 
-  GUMBEL_EXT_INLINE Logarithm(double tau, double max, double sum) : unit(max > 0x1p900 ? 0.5 : 1) {
-    this->max = max * unit;
-    first = 1 / square_root(tau);
-    second = 1 / (tau * first) / unit;
-    log_sum = log_positive(sum * FloatTraits<C>::kExp2Unshift);
+  GUMBEL_EXT_INLINE Logarithm(double tau, double max, double sum)
+      : Logarithm(of_log_sum(tau, max, log_positive(sum * FloatTraits<C>::kExp2Unshift))) {
+  }
+  // Given the logarithm of the unshifted sum.
+  GUMBEL_EXT_INLINE static Logarithm of_log_sum(double tau, double max, double log_sum) {
+    Logarithm result;
+    result.unit = max > 0x1p900 ? 0.5 : 1;
+    result.max = max * result.unit;
+    result.first = 1 / square_root(tau);
+    result.second = 1 / (tau * result.first) / result.unit;
+    result.log_sum = log_sum;
+    return result;
   }
   GUMBEL_EXT_INLINE C operator()(C score) const {
     const double difference = fused_multiply_add(static_cast<double>(score), unit, -max);
     return static_cast<C>(fused_multiply_add(difference * first, second, -log_sum));
   }
+
+ private:
+  Logarithm() = default;
 };
 
 }  // namespace gumbel_ext

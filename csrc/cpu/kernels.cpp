@@ -4,6 +4,7 @@
 #include "rows/estimate.h"
 #include "rows/forward.h"
 #include "rows/index.h"
+#include "rows/log_prob.h"
 #include "rows/noise.h"
 #include "rows/top_k.h"
 #include "transposed/backward.h"
@@ -44,6 +45,8 @@ constexpr ElementKernels element_kernels() {
           forward_finish<T>,
           index_tiles<T>,
           one_hot_tile<T>,
+          log_prob_rows<T>,
+          log_prob_backward_tile<T>,
           noise_tile<T>,
           backward_tile<T>,
           backward_combine<T>,

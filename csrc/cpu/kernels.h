@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../core/job.h"
+#include "../core/log_prob.h"
 #include "../core/order.h"
 #include "../core/top_k.h"
 #include "plan.h"
@@ -26,6 +27,7 @@ struct IndexTask {
   std::int64_t first_draw, draws;
   double shift;  // is subtracted from the logits first: what keeps quotients by a low temperature finite
   Best* best;    // [rows][draws]
+  RowStatistics* statistics = nullptr;  // [tiles][rows] of softmax(logits / temperature), or none
 };
 
 // The kernels of one element type. Forward and backward: first every tile of a group; then, where tiles() > 1, combine
@@ -41,6 +43,10 @@ struct ElementKernels {
                       Workspace);
   // A tile of one-hot rows whose winners are known.
   void (*one_hot_tile)(const Shape&, const Rows& out, const Plan&, const IndexTask&, std::int64_t tile, Workspace);
+  // Of some rows.
+  void (*log_prob_rows)(const LogProbJob&, std::int64_t first, std::int64_t rows);
+  void (*log_prob_backward_tile)(const LogProbBackwardJob&, const Plan&, const GroupState&, std::int64_t tile,
+                                 const DrawnClass* drawn, Workspace);
   void (*noise_tile)(const NoiseJob&, const Plan&, const GroupState&, std::int64_t tile, Workspace);
   void (*backward_tile)(const BackwardJob&, const Plan&, const GroupState&, std::int64_t tile, Workspace);
   void (*backward_combine)(const BackwardJob&, const GroupState&);

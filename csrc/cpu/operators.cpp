@@ -43,6 +43,12 @@ struct Cpu {
   static void run(const IndexJob& job, Element element, const DrawNoise& draw) {
     run_index(kernel_table().of(element), job, draw);
   }
+  static void run(const LogProbJob& job, Element element) {
+    run_log_prob(kernel_table().of(element), job);
+  }
+  static void run(const LogProbBackwardJob& job, Element element) {
+    run_log_prob_backward(kernel_table().of(element), job);
+  }
   static void run(const NoiseJob& job, Element element, const DrawNoise& draw) {
     run_noise(kernel_table().of(element), job, draw);
   }

@@ -139,6 +139,24 @@ Plan plan_estimate(const EstimateJob& job, std::int64_t threads) {
   return plan;
 }
 
+// Of what is done once a row: as many rows to a group as are worth a thread.
+Plan plan_log_prob(const LogProbJob& job, std::int64_t threads) {
+  constexpr std::int64_t kThreadDraws = 512;
+  Plan plan;
+  plan.group_rows = divide_up(kThreadDraws, std::max<std::int64_t>(1, job.draws));
+  plan.tasks = divide_up(job.shape.rows, plan.group_rows);
+  plan.parts = choose(kParts, std::min(threads, plan.tasks));
+  return plan;
+}
+
+Plan plan_log_prob_backward(const LogProbBackwardJob& job, std::int64_t threads) {
+  const Shape& shape = job.forward.shape;
+  Plan plan;
+  plan.group_rows = group_rows(shape, are_strided(job.forward.logits) || are_strided(job.grad_logits), kAdjacentRows);
+  share_out(plan, shape, 1, threads);
+  return plan;
+}
+
 Plan plan_one_hot(const OneHotJob& job, std::int64_t threads) {
   Plan plan;
   plan.group_rows = group_rows(job.shape, are_strided(job.out), kAdjacentRows);

@@ -55,6 +55,8 @@ Plan plan_forward(const ForwardJob& job, const ElementTraits& element, std::int6
 Plan plan_index(const IndexJob& job, const Rows& one_hot, const ElementTraits& element, std::int64_t threads);
 Plan plan_noise(const NoiseJob& job, std::int64_t threads);
 Plan plan_estimate(const EstimateJob& job, std::int64_t threads);
+Plan plan_log_prob(const LogProbJob& job, std::int64_t threads);
+Plan plan_log_prob_backward(const LogProbBackwardJob& job, std::int64_t threads);
 Plan plan_one_hot(const OneHotJob& job, std::int64_t threads);
 Plan plan_backward(const BackwardJob& job, const ElementTraits& element, std::int64_t threads);
 // Of k chained softmaxes: a row at a time, by one thread.

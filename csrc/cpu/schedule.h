@@ -13,7 +13,11 @@ using DrawNoise = std::function<void(Noise&)>;
 
 void run_forward(const ElementKernels& kernels, ForwardJob job, const DrawNoise& draw);
 void run_index(const ElementKernels& kernels, IndexJob job, const DrawNoise& draw);
+void run_log_prob(const ElementKernels& kernels, const LogProbJob& job);
+void run_log_prob_backward(const ElementKernels& kernels, const LogProbBackwardJob& job);
 void run_noise(const ElementKernels& kernels, NoiseJob job, const DrawNoise& draw);
+// Rows whose winners are to be found, of a job without relaxed values; and of winners that are known.
+void run_one_hot(const ElementKernels& kernels, const ForwardJob& job, const DrawNoise& draw);
 void run_one_hot(const ElementKernels& kernels, const OneHotJob& job);
 void run_estimate(const ElementKernels& kernels, const EstimateJob& job);
 void run_backward(const ElementKernels& kernels, const BackwardJob& job);

@@ -41,12 +41,13 @@ cudaError_t run(const IndexJob& job, Element element, const Context& context) {
   const Launcher launch{context, context.plan.value_or(plan_index(job, context.limits))};
   const std::int64_t partial_results = partial_winners(job, launch.plan);
   Best* partial = partial_results > 0 ? launch.workspace<Best>(partial_results) : nullptr;
-  return visit_element(element, [&]<typename T>(T) {
+  const cudaError_t error = visit_element(element, [&]<typename T>(T) {
     const cudaError_t error = run_plan<T>(job, launch, partial, nullptr);
     const RowScalar& t = job.temperature;
     if (error != cudaSuccess || !(t.rows || (t.value > 0 && t.value < 1))) return error;  // none is searched again
     return launch(index_again<T>, divide_up(results, kIndexThreads), kIndexThreads, job, launch.plan.parts);
   });
+  return error == cudaSuccess && job.statistics ? run_statistics(job, element, context) : error;
 }
 
 cudaError_t run_one_hot(const ForwardJob& job, Element element, const Context& context) {

@@ -28,7 +28,10 @@ struct Context {
 // Jobs without rows, classes or draws launch nothing. They return what the launches do.
 cudaError_t run(const ForwardJob& job, Element element, const Context& context);
 cudaError_t run(const IndexJob& job, Element element, const Context& context);
-cudaError_t run_one_hot(const ForwardJob& job, Element element, const Context& context);  // without relaxed values
+cudaError_t run_one_hot(const ForwardJob& job, Element element, const Context& context);   // without relaxed values
+cudaError_t run_statistics(const IndexJob& job, Element element, const Context& context);  // and nothing else of it
+cudaError_t run(const LogProbJob& job, Element element, const Context& context);
+cudaError_t run(const LogProbBackwardJob& job, Element element, const Context& context);
 cudaError_t run(const NoiseJob& job, Element element, const Context& context);
 cudaError_t run(const NoiseAtJob& job, Element element, const Context& context);  // float32 or float64
 cudaError_t run(const OneHotJob& job, Element element, const Context& context);

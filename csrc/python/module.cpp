@@ -134,8 +134,10 @@ at::Tensor gumbel_softmax(py::handle logits, py::handle tau, py::handle hard, py
   return gumbel_ext::gumbel_softmax(x, temperature, one_hot, at_dim, allowed, noise_seed, source);
 }
 
-at::Tensor gumbel_max(py::handle logits, py::handle temperature, py::handle dim, py::handle num_samples,
-                      py::handle mask, py::handle seed, py::handle generator) {
+// gumbel_max or sample.
+template <typename Function>
+auto with_draws(const Function& function, py::handle logits, py::handle temperature, py::handle dim,
+                py::handle num_samples, py::handle mask, py::handle seed, py::handle generator) {
   const at::Tensor x = to_tensor("logits", logits);
   const auto divisor = to_temperature("temperature", temperature);
   const auto at_dim = to_int("dim", dim);
@@ -144,7 +146,19 @@ at::Tensor gumbel_max(py::handle logits, py::handle temperature, py::handle dim,
   const auto noise_seed = to_seed(seed);
   const auto source = to_generator(generator);
   const py::gil_scoped_release release;
-  return gumbel_ext::gumbel_max(x, divisor, at_dim, draws, allowed, noise_seed, source);
+  return function(x, divisor, at_dim, draws, allowed, noise_seed, source);
+}
+
+at::Tensor gumbel_max(py::handle logits, py::handle temperature, py::handle dim, py::handle num_samples,
+                      py::handle mask, py::handle seed, py::handle generator) {
+  return with_draws(gumbel_ext::gumbel_max, logits, temperature, dim, num_samples, mask, seed, generator);
+}
+
+py::tuple sample(py::handle logits, py::handle temperature, py::handle dim, py::handle num_samples, py::handle mask,
+                 py::handle seed, py::handle generator) {
+  const gumbel_ext::Sample drawn =
+      with_draws(gumbel_ext::sample, logits, temperature, dim, num_samples, mask, seed, generator);
+  return py::make_tuple(drawn.index, drawn.log_prob, drawn.entropy);
 }
 
 at::Tensor gumbel_noise(py::handle size, py::handle seed, py::handle generator, py::handle dtype, py::handle device) {
@@ -218,6 +232,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("straight_through", torch::wrap_pybind_function(without_noise<gumbel_ext::straight_through>));
   m.def("gumbel_softmax", torch::wrap_pybind_function(gumbel_softmax));
   m.def("gumbel_max", torch::wrap_pybind_function(gumbel_max));
+  m.def("sample", torch::wrap_pybind_function(sample));
   m.def("one_hot_sample", torch::wrap_pybind_function(one_hot_sample));
   m.def("straight_through_embedding", torch::wrap_pybind_function(straight_through_embedding));
   m.def("relaxed_top_k", torch::wrap_pybind_function(relaxed_top_k));

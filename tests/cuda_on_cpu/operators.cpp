@@ -111,6 +111,9 @@ void take_over() {
   library->impl("_one_hot", forward_kernel<Operators::one_hot>);
   library->impl("_one_hot_relaxed", forward_kernel<Operators::one_hot_relaxed>);
   library->impl("_index", index_kernel<Operators::index>);
+  library->impl("_draw", index_kernel<Operators::draw>);
+  library->impl("_log_prob", log_prob_kernel<Operators::log_prob>);
+  library->impl("_log_prob_backward", log_prob_backward_kernel<Operators::log_prob_backward>);
   library->impl("_sample", sample_kernel<Operators::sample>);
   library->impl("_one_hot_of", Operators::one_hot_of);
   library->impl("_estimate", estimate_kernel<Operators::estimate>);
@@ -135,6 +138,9 @@ TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
   define("_one_hot", forward_kernel<Operators::one_hot>);
   define("_one_hot_relaxed", forward_kernel<Operators::one_hot_relaxed>);
   define("_index", index_kernel<Operators::index>);
+  define("_draw", index_kernel<Operators::draw>);
+  define("_log_prob", log_prob_kernel<Operators::log_prob>);
+  define("_log_prob_backward", log_prob_backward_kernel<Operators::log_prob_backward>);
   define("_sample", sample_kernel<Operators::sample>);
   define("_one_hot_of", Operators::one_hot_of);
   define("_estimate", estimate_kernel<Operators::estimate>);

@@ -1,24 +1,11 @@
 // The forward row kernel: softmax(scores / tau) or its logarithm, and, where wanted, one_hot(argmax(scores)) beside it.
 #pragma once
 
+#include "../tile/exponentials.h"
 #include "../tile/one_hot.h"
 #include "../tile/scores.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
-
-// The scores' exponentials, relative to their maximum, over whole vectors; `out` may be `scores`.
-template <typename C>
-GUMBEL_EXT_INLINE void exponentiate(C* out, const C* scores, std::int64_t n, const ExponentScale<C>& scale, C max) {
-  const bool is_near = !scale.is_extreme && Exponential<C>::is_near(scale.scale, max);
-  if (!is_near) {
-    const ExponentScale<C> local = scale;
-#pragma omp simd
-    for (std::int64_t k = 0; k < n; ++k) out[k] = local.half_difference(scores[k], max);
-    scores = out;
-  }
-  const auto exponential = Exponential<C>::of_row(scale.scale, scale.reach, max, is_near);
-  exponentials_of(out, scores, n, exponential);
-}
 
 // out = values * a * b, where a * b may lie below the working precision's normal range.
 template <typename T>
@@ -45,11 +32,6 @@ GUMBEL_EXT_INLINE void take_logarithms(T* out, Compute<T>* scores, std::int64_t 
     for (std::int64_t k = 0; k < n; ++k) scores[k] = local(scores[k]);
     convert_row(out, scores, n);
   }
-}
-
-template <typename T>
-GUMBEL_EXT_INLINE void fill_values(T* out, std::int64_t n, Compute<T> value) {
-  for (std::int64_t k = 0; k < n; ++k) narrow(value, out[k]);
 }
 
 // Where the first row's exponentials (of logarithms, scores) of a tile wait for the others; those of row r are

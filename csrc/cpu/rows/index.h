@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../tile/one_hot.h"
-#include "../tile/scores.h"
+#include "../tile/statistics.h"
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
@@ -57,6 +57,7 @@ void index_tiles(const IndexJob& job, const Plan& plan, const IndexTask& task, s
   for (std::int64_t t = tile_begin; t < tile_end; ++t) {
     const Tile tile(in.shape, task.group, t);
     stage_logits<T>(in.logits, in.mask, tile, buffers);
+    if (task.statistics) tile_statistics<T>(job.temperature, tile, buffers, task.statistics + t * tile.rows);
     for (std::int64_t r = 0; r < tile.rows; ++r)
       divide_row<T>(Quotient<C>(job.temperature[tile.first_row + r], task.shift), r, tile, buffers);
     for (std::int64_t d = 0; d < task.draws; ++d) {

@@ -215,4 +215,9 @@ GUMBEL_EXT_INLINE void scale_row(T* out, const Compute<T>* in, Compute<T> factor
   map_row(out, n, [=](auto v) __attribute__((always_inline)) { return v * factors; }, in);
 }
 
+template <typename T>
+GUMBEL_EXT_INLINE void fill_values(T* out, std::int64_t n, Compute<T> value) {
+  for (std::int64_t k = 0; k < n; ++k) narrow(value, out[k]);
+}
+
 }  // namespace gumbel_ext::cpu::GUMBEL_EXT_ISA
