@@ -42,6 +42,7 @@ def test_torchs_keys_are_what_they_were(seed: int) -> None:
 X = 2 * torch.randn(3, 10, generator=torch.Generator().manual_seed(0))
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "gumbel_max": lambda seed: gumbel_ext.gumbel_max(X, seed=seed),
+    "sample": lambda seed: gumbel_ext.sample(X, seed=seed).log_prob,
     "gumbel_softmax": lambda seed: gumbel_ext.gumbel_softmax(X, seed=seed),
     "gumbel_noise": lambda seed: gumbel_ext.gumbel_noise((3, 10), seed=seed),
     "relaxed_top_k": lambda seed: gumbel_ext.relaxed_top_k(X, 2, seed=seed),

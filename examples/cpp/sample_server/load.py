@@ -68,32 +68,30 @@ class Server:
 
 @dataclass(frozen=True)
 class Question:
+    """A frame, and what Python answers: an index for each row, with its log-probability where it asks for that."""
+
     content: bytes
-    index: list[int]
-    log_prob: list[float]
+    answer: list[tuple[float, ...]]
 
     @staticmethod
     def random(rows: int, classes: int, log_probs: bool) -> Question:
         logits, seeds = 3 * torch.randn(rows, classes), torch.randint(2**62, (rows,))
         temperatures = torch.rand(rows) * 2
         temperatures[0] = 0
-        index = gumbel_ext.gumbel_max(logits, temperatures[:, None], seed=seeds)
-        greedy = temperatures[:, None] == 0
-        quotients = logits.double() / temperatures[:, None].double().masked_fill(greedy, 1)
-        log_prob = quotients.log_softmax(-1).gather(-1, index[:, None]).masked_fill(greedy, 0)[:, 0]
-        return Question(frame(seeds, temperatures, logits, log_probs), index.tolist(), log_prob.tolist())
+        drawn = gumbel_ext.sample(logits, temperatures[:, None], seed=seeds)
+        columns = [drawn.index.tolist(), *([drawn.log_prob.tolist()] if log_probs else [])]
+        return Question(frame(seeds, temperatures, logits, log_probs), list(zip(*columns, strict=True)))
 
-    def is_answered_by(self, line: str, log_probs: bool) -> bool:
-        words = line.split()
-        parts = [word.split(":") for word in words]
-        if len(words) != len(self.index) or any(len(part) != 1 + log_probs for part in parts):
+    def is_answered_by(self, line: str) -> bool:
+        rows = [word.split(":") for word in line.split()]
+        try:
+            return self.answer == [(int(index), *(in_float32(part) for part in others)) for index, *others in rows]
+        except ValueError:  # an error's words
             return False
-        if not all(part[0] == str(index) for part, index in zip(parts, self.index, strict=True)):
-            return False
-        return not log_probs or all(
-            math.isclose(float(part[1]), value, rel_tol=1e-5, abs_tol=1e-5)
-            for part, value in zip(parts, self.log_prob, strict=True)
-        )
+
+
+def in_float32(digits: str) -> float:
+    return torch.tensor(float(digits), dtype=torch.float32).item()
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -127,7 +125,7 @@ def load(options: argparse.Namespace, clients: int) -> int:
     rate = clients * options.frames * options.rows / elapsed
     print(f"| {clients} | {rate:.0f} | {percentile(waits, 0.5):.2f} | {percentile(waits, 0.99):.2f} |", flush=True)
     return sum(
-        not own[number % len(own)].is_answered_by(answer, options.log_probs)
+        not own[number % len(own)].is_answered_by(answer)
         for own, (_, answers) in zip(questions, results, strict=True)
         for number, answer in enumerate(answers)
     )

@@ -57,21 +57,15 @@ std::optional<Options> parse(int argc, char** argv) {
   return options;
 }
 
-struct Drawn {
-  at::Tensor index, log_prob;  // the latter where the frame asks for it
-};
-
-Drawn sample(Frame& frame) {
+// The draws of a frame; with log-probabilities where it asks for them.
+gumbel_ext::Sample sample(Frame& frame) {
   const std::int64_t rows = frame.rows();
   const auto logits = at::from_blob(frame.logits.data(), {rows, frame.classes}, at::kFloat);
   const auto temperatures = at::from_blob(frame.temperatures.data(), {rows, 1}, at::kFloat);
   const auto seeds = at::from_blob(frame.seeds.data(), {rows}, at::kLong);
-  const at::Tensor index =
-      gumbel_ext::gumbel_max(logits, temperatures, /*dim=*/-1, /*num_samples=*/{}, /*mask=*/{}, seeds);
-  if (!frame.log_probs) return {index, {}};
-  const at::Tensor greedy = temperatures == 0;
-  const at::Tensor all = (logits / temperatures.masked_fill(greedy, 1)).log_softmax(-1);
-  return {index, all.gather(-1, index.unsqueeze(-1)).masked_fill(greedy, 0).squeeze(-1)};
+  constexpr std::int64_t kDim = -1;
+  if (frame.log_probs) return gumbel_ext::sample(logits, temperatures, kDim, /*num_samples=*/{}, /*mask=*/{}, seeds);
+  return {gumbel_ext::gumbel_max(logits, temperatures, kDim, /*num_samples=*/{}, /*mask=*/{}, seeds), {}, {}};
 }
 
 std::string shortest(float number) {
@@ -83,7 +77,7 @@ Answer answer(Frame frame) {
   try {
     if (frame.error.empty()) frame.error = check_values(frame);
     if (!frame.error.empty()) return {"error at " + frame.position + ": " + frame.error, 0};
-    const Drawn drawn = sample(frame);
+    const gumbel_ext::Sample drawn = sample(frame);
     Answer result{{}, frame.rows()};
     for (std::int64_t row = 0; row < result.rows; ++row) {
       if (row > 0) result.line += ' ';
