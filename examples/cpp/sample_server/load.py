@@ -139,6 +139,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--log-probs", action="store_true")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # the processors are the server's
     print(f"{options.frames} frames a client of {options.rows} rows and {options.classes} classes\n")
     print("| clients | rows a second | p50, ms | p99, ms |\n| --- | --- | --- | --- |")
     try:
