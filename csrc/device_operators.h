@@ -5,6 +5,7 @@
 #include <ATen/MemoryOverlap.h>
 #include <torch/library.h>
 
+#include "core/noise_at.h"
 #include "device_inputs.h"
 
 namespace gumbel_ext {
@@ -218,6 +219,24 @@ struct DeviceOperators {
     return out;
   }
 
+  static Tensor noise_at(const Tensor& classes, at::ScalarType dtype, OptionalSeed seed,
+                         const OptionalTensor& row_seeds) {
+    check_noise_at(classes, dtype, seed, row_seeds);
+    const typename Device::Guard guard(classes.device());
+    const OptionalGenerator none;
+    const NoiseSource source(seed, row_seeds, none, {});
+    const Tensor held = classes.contiguous();
+    Tensor out = Device::new_like(at::empty({}, classes.options().dtype(dtype)).expand(classes.sizes()));
+    NoiseAtJob job;
+    job.draws = classes.size(-1);
+    job.rows = job.draws > 0 ? classes.numel() / job.draws : 0;
+    job.noise = source.noise;
+    job.classes = held.template const_data_ptr<std::int64_t>();
+    job.out = out.mutable_data_ptr();
+    Device::run(job, element_of(out));
+    return out;
+  }
+
   // Writes the gradient for the logits to `grad_logits`, where it is defined; it may be `relaxed` itself.
   // Returns the gradient for tau, one a row, where it is needed.
   static Tensor write_backward(const Tensor& grad, const Tensor& relaxed, double tau, const OptionalTensor& tau_rows,
@@ -308,6 +327,7 @@ struct DeviceOperators {
     library.impl("_one_hot_of", one_hot_of);
     library.impl("_estimate", estimate_kernel<estimate>);
     library.impl("_noise", noise);
+    library.impl("_noise_at", noise_at);
     library.impl("_backward", backward);
     library.impl("_backward_", backward_in_place);
     library.impl("_top_k", top_k_kernel<top_k>);

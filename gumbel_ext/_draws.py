@@ -156,7 +156,9 @@ def gumbel_top_k(
     return TopK(*_C.gumbel_top_k(logits, k, temperature, dim, mask, _seed(seed), generator))
 
 
-def _with_threshold(logits: Tensor, k: int, temperature: float | Tensor, *, dim: int, **others: Any) -> TopKWithThreshold:
+def _with_threshold(
+    logits: Tensor, k: int, temperature: float | Tensor, *, dim: int, **others: Any
+) -> TopKWithThreshold:
     """The class that follows is one more, where there is one."""
     follows = isinstance(k, int) and 1 <= k < (logits.shape[dim] if logits.dim() else 1)
     found = gumbel_top_k(logits, k + follows, temperature, dim=dim, **others)

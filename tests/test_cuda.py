@@ -236,7 +236,7 @@ def test_more_than_2_32_elements_in_rows() -> None:
     assert (relaxed[: rows - 3 : 997] == 2.0**-15).all()
 
 
-@pytest.mark.parametrize("name", ["values", "indices", "gradients", "noise", "large"])
+@pytest.mark.parametrize("name", ["values", "indices", "gradients", "noise", "verify", "large"])
 def test_the_tests_of_the_cpu_hold(name: str) -> None:
     """Each test of the CPU with its tensors taken to the GPU and back."""
     run(*on_device.cpu_tests(name), GUMBEL_EXT_TEST_DEVICE="cuda")

@@ -259,7 +259,7 @@ def test_the_tests_of_the_cpu_hold(library: Path) -> None:
 def test_hard_inputs(library: Path) -> None:
     """The same of hard inputs, of which these kernels take few in the time."""
     command = [
-        *on_device.cpu_tests("hard_inputs", "hard_estimators", "top_k", "logarithms", "sample"),
+        *on_device.cpu_tests("hard_inputs", "hard_estimators", "top_k", "logarithms", "sample", "verify"),
         "--hypothesis-profile=few",
     ]
     run(*command, GUMBEL_EXT_TEST_KERNELS=str(library))

@@ -121,6 +121,7 @@ void take_over() {
   library->impl("_one_hot_of", Operators::one_hot_of);
   library->impl("_estimate", estimate_kernel<Operators::estimate>);
   library->impl("_noise", Operators::noise);
+  library->impl("_noise_at", Operators::noise_at);
   library->impl("_backward", Operators::backward);
   library->impl("_backward_", backward_in_place);
   library->impl("_top_k", top_k_kernel<Operators::top_k>);
@@ -150,6 +151,7 @@ TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
   define("_one_hot_of", Operators::one_hot_of);
   define("_estimate", estimate_kernel<Operators::estimate>);
   define("_noise", Operators::noise);
+  define("_noise_at", Operators::noise_at);
   define("_backward", Operators::backward);
   define("_backward_", backward_in_place);
   define("_top_k", top_k_kernel<Operators::top_k>);
