@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import ranks
+from commands import ROOT, run
 
-WORLDS = [1, 2, 3, 4]
+WORLDS = [pytest.param(1, marks=pytest.mark.long), 2, 3, pytest.param(4, marks=pytest.mark.long)]
 FAILS = """
 import datetime, sys, time, torch, torch.distributed as dist
 from gumbel_ext import distributed
@@ -59,3 +60,19 @@ def test_a_process_that_fails_leaves_none_waiting(tmp_path: Path) -> None:
     other, failed = outputs(*commands, timeout=60)
     assert "temperature: expected a finite number that is not negative, got -1" in failed
     assert other == "gave up"
+
+
+@pytest.mark.long
+def test_a_served_model_says_the_same_on_any_number_of_processes() -> None:
+    """The example, as its command: its tokens, and a table of what is sent."""
+    example = ROOT / "examples" / "vocabulary_parallel.py"
+    arguments = ["--tokens", "6", "--vocabulary", "5003", "--repeats", "1"]
+
+    def printed(processes: int) -> list[str]:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        return [line for line in run(*launcher, example, *arguments).splitlines() if line]
+
+    one, two = printed(1), printed(2)
+    tokens = [line for line in one if line.startswith("request")]
+    assert len(tokens) == 4 and tokens == [line for line in two if line.startswith("request")]
+    assert any(line.startswith("| 64 | 8 | 10004 |") or line.startswith("| 64 | 8 | 10008 |") for line in two)
