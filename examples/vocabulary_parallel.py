@@ -2,16 +2,18 @@
 
     torchrun --nproc-per-node 2 examples/vocabulary_parallel.py
 
-A small transformer (random weights: what it says means nothing) continues a few requests, each under a seed of its own.
-Its trunk runs on every process, its head's logits are never gathered: the processes agree on a token by eight bytes. The
-tokens are those of one process (`--nproc-per-node 1`), whatever the number of processes and whichever requests share the
-batch. Then a table: bytes that a process sends for a row, and milliseconds for a step's sampling, against gathering the
-logits.
+A small transformer (random weights: what it says means nothing) continues a few requests, each under a seed of its
+own. Its trunk runs on every process, its head's logits are never gathered: the processes agree on a token by eight
+bytes. The tokens are those of one process (`--nproc-per-node 1`), whatever the number of processes and whichever
+requests share the batch. Then a table: bytes that a process sends for a row, and milliseconds for a step's sampling,
+against gathering the logits.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import time
 from collections.abc import Callable
 
@@ -57,17 +59,12 @@ def generate(model: Model, requests: Tensor, begin: int, length: int, temperatur
 
 
 def gathered(local: Tensor, sizes: list[int], seed: Tensor) -> Tensor:
-    """The other way: all logits to every process."""
-    parts = [local.new_empty(local.shape[0], size) for size in sizes]
-    dist.all_gather(parts, local) if len(set(sizes)) == 1 else _gather_uneven(parts, local)
-    return gumbel_ext.gumbel_max(torch.cat(parts, -1), seed=seed)
-
-
-def _gather_uneven(parts: list[Tensor], local: Tensor) -> None:
-    for rank, part in enumerate(parts):
-        if rank == dist.get_rank():
-            part.copy_(local)
-        dist.broadcast(part, rank)
+    """The other way: all logits to every process, padded to one size, as collectives want them."""
+    most = max(sizes)
+    parts = [local.new_empty(local.shape[0], most) for _ in sizes]
+    dist.all_gather(parts, nn.functional.pad(local, (0, most - local.shape[1])))
+    whole = torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], -1)
+    return gumbel_ext.gumbel_max(whole, seed=seed)
 
 
 def milliseconds(sample: Callable[[], Tensor], repeats: int) -> float:
@@ -105,9 +102,10 @@ def main() -> None:
         print(f"\n| rows | bytes a row | gathered | ms | gathered, ms |\n|{' --: |' * 5}")
     for rows in (1, 16, 64):
         local = torch.randn(rows, end - begin, generator=torch.Generator().manual_seed(rank))
-        seed, sizes = torch.arange(rows), [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
-        ours = milliseconds(lambda: distributed.gumbel_max(local, class_offset=begin, seed=seed), args.repeats)
-        theirs = milliseconds(lambda: gathered(local, sizes, seed), args.repeats)
+        seed, sizes = torch.arange(rows), [b - a for a, b in itertools.pairwise(bounds)]
+        here = functools.partial(distributed.gumbel_max, local, class_offset=begin, seed=seed)
+        ours = milliseconds(here, args.repeats)
+        theirs = milliseconds(functools.partial(gathered, local, sizes, seed), args.repeats)
         if rank == 0:
             print(f"| {rows} | 8 | {4 * (end - begin)} | {ours:.2f} | {theirs:.2f} |")
     dist.destroy_process_group()

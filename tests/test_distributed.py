@@ -44,7 +44,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """What each process says of each case."""
     world, file = request.param, tmp_path_factory.mktemp("ranks") / "store"
     commands = [[sys.executable, ranks.__file__, str(rank), str(world), str(file)] for rank in range(world)]
-    return [json.loads(line) for line in outputs(*commands, timeout=280)]
+    return [json.loads(line) for line in outputs(*commands, timeout=900)]
 
 
 @pytest.mark.parametrize("case", [case.__name__ for case in ranks.CASES])
