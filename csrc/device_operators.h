@@ -14,7 +14,8 @@ namespace gumbel_ext {
 //   struct Guard              made from a device of its kind; makes it the current one
 //   kHostReadsValues          whether the host may read a tensor's values: those of tau are then checked
 //   new_like(tensor)          a contiguous tensor like it, uninitialised
-//   draw_noise(generator)     a Noise with a seed from the generator, or the device's default one, under its lock
+//   draw_noise(generator)     a Noise with a seed from the generator, or the device's default one, under its lock; or
+//                             what derives from it and lets the generator move on only when the call has succeeded
 //   record_seed(noise, to)    *to = the noise's seed; hold_seed(noise, from): the other way round
 //   run(job, element, draw)   for all jobs, on the current device; draw(noise_of(job)) once, when all is done that can
 //                             fail for want of memory; without `draw` for jobs that draw nothing
@@ -157,8 +158,9 @@ struct DeviceOperators {
     job.out = index.template mutable_data_ptr<std::int64_t>();
     job.marks = true;
     Device::run(job, element_of(args.logits), [&](Noise& noise) {
-      (*inputs.noise)(noise);
+      auto drawn = (*inputs.noise)(noise);
       Device::record_seed(noise, seed.template mutable_data_ptr<std::int64_t>());
+      return drawn;
     });
     return {index, seed};
   }

@@ -144,6 +144,21 @@ def test_backward_captured_apart_agrees_with_forward(hard: bool) -> None:
             torch.testing.assert_close(gradient, softmax_gradient(p, dy, 0.7), rtol=1e-4, atol=1e-7)
 
 
+def test_a_replay_leaves_a_gradient_alone_that_was_not_captured() -> None:
+    """Of a captured forward: what backward returned lies in no memory of the graph's."""
+    x = torch.randn(16, 3000, device="cuda", requires_grad=True)
+    dy = torch.randn(16, 3000, device="cuda")
+    warm_up(lambda: torch.autograd.grad(gumbel_ext.gumbel_softmax(x, 0.7, hard=True), x, dy))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = gumbel_ext.gumbel_softmax(x, 0.7, hard=True)
+    graph.replay()
+    (dx,) = torch.autograd.grad(y, x, dy)
+    expected = dx.clone()
+    graph.replay()
+    assert torch.equal(dx, expected)
+
+
 def test_streams_and_threads() -> None:
     """Work goes to the current stream; two threads on two streams disturb no one."""
     x = torch.randn(512, 5000, device="cuda")

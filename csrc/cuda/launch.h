@@ -1,9 +1,7 @@
 // Jobs to kernels on a stream. Free of torch.
 #pragma once
 
-#if !defined(GUMBEL_EXT_CUDA_ON_CPU)
 #include <cuda_runtime_api.h>
-#endif
 
 #include <functional>
 #include <optional>

@@ -7,6 +7,11 @@
 #include "../../csrc/device_operators.h"
 #include "cuda_stand_in.h"
 
+cudaError_t stand_in::launch(const cudaLaunchConfig_t&, const std::function<void()>& run) {
+  run();
+  return cudaSuccess;
+}
+
 namespace gumbel_ext {
 namespace {
 
@@ -41,7 +46,7 @@ struct CudaOnCpu {
   }
   template <typename Job, typename Draw>
   static void run(Job job, Element element, const Draw& draw) {
-    auto ready = draw_once(job, draw);
+    DrawOnce ready(job, draw);
     launch(job, element, std::ref(ready));
     ready();
   }
