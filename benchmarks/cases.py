@@ -17,7 +17,7 @@ from torch import Tensor
 #: What a case does, and whether noise is part of it.
 WORKS = {
     "hard": True, "relaxed": True, "index": True, "softmax": False, "straight_through": False, "reinmax": True,
-    "rao": True, "embedding": True, "subset": True,
+    "rao": True, "embedding": True, "sample": True, "subset": True,
 }  # fmt: skip
 
 
@@ -81,6 +81,8 @@ class Problem:
         else:
             logits = normal(*case.shape)
         result = case.shape if case.size is None else (*case.shape[:-1], case.size)
+        if case.work == "sample":  # log-probabilities, then entropies
+            result = (2, *case.shape[:-1])
         upstream = normal(*result) if case.differentiates else torch.empty(0)
         weight = None if case.size is None else normal(case.shape[-1], case.size).requires_grad_()
         mask: Tensor | None = None
@@ -102,6 +104,7 @@ HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 TRAIN = {"eager": 1.0, "compile": 1.0, "jax": 1.0, "distributions": 1.0, "F.softmax": None}
 SAMPLE = {"multinomial": 1.0, "exponential race": 1.0, "distributions": 1.0, "compile": 1.0, "jax": 1.0}
 SERVING = {"vllm": 1.0, "flashinfer": 1.0}
+PLAIN_TORCH = {"eager": 1.0, "compile": 1.0}
 PLAIN = {"eager": 1.0, "compile": 1.0, "jax": 1.0}
 
 
@@ -187,6 +190,17 @@ def _estimators() -> list[Case]:
     ]
 
 
+def _scored() -> list[Case]:
+    """A draw, its log-probability and the entropy, forward and backward; and forward beside the index alone."""
+    goal = {"eager": 20.0, "compile": 1.0}
+    rows = [Case(f"sample {_size(s)}", "sample", s, goal, quick=s == LARGE[0], chart=s == LARGE[1]) for s in LARGE]
+    rows += [Case(f"sample {_size(s)}", "sample", s, PLAIN_TORCH) for s in ((65536, 32), (1024, 10), (1, 10))]
+    rows += [Case(f"sample forward {_size(s)}", "sample", s, {"index": 0.5}, backward=False) for s in LARGE]
+    memory = {"eager": 2.0}
+    rows += [Case(f"memory sample {_size(s)}", "sample", s, memory, quantity="memory") for s in LARGE]
+    return rows
+
+
 def _noiseless() -> list[Case]:
     """softmax and straight-through at τ = 0.7, forward and backward."""
     rows = []
@@ -237,6 +251,7 @@ CASES: list[Case] = [
     *_indices(),
     *_subsets(),
     *_estimators(),
+    *_scored(),
     *_noiseless(),
     *_halves(),
     *_scaling(),

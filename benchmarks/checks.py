@@ -9,7 +9,7 @@ from torch import Tensor
 
 import gumbel_ext
 from benchmarks.cases import WORKS, Problem
-from benchmarks.peers import Outcome
+from benchmarks.sides import Outcome
 
 SEED = 20
 # Relative tolerance; the absolute one is this times the largest entry.
@@ -64,6 +64,14 @@ def check_ours(problem: Problem) -> None:
     if case.work == "index":
         index = gumbel_ext.gumbel_max(x, dim=case.dim, mask=problem.mask, seed=SEED)
         _require((scores.gather(case.dim, index.unsqueeze(case.dim)) == best).all(), "an index is not the argmax")
+        return
+    if case.work == "sample":
+        found, log_p = gumbel_ext.sample(x, seed=SEED), torch.log_softmax(x.detach().double(), -1)
+        _require((scores.gather(-1, found.index.unsqueeze(-1)) == best).all(), "an index is not the argmax")
+        _close(
+            found.log_prob.detach(), log_p.gather(-1, found.index.unsqueeze(-1)).squeeze(-1), 1e-5, "log-probability"
+        )
+        _close(found.entropy.detach(), -(log_p.exp() * log_p).sum(-1), 1e-5, "entropy")
         return
     if case.work == "subset":
         indices = gumbel_ext.gumbel_top_k(x, case.k, dim=case.dim, mask=problem.mask, seed=SEED).indices
@@ -124,6 +132,9 @@ def check_peer(problem: Problem, outcome: Outcome) -> None:
     elif case.work == "subset":
         in_order = sample.sort(-1).values
         _require(sample.shape[-1] == case.k and (in_order.diff(dim=-1) > 0).all(), "a class was drawn twice")
+    elif case.work == "sample":
+        _require(sample.shape == (2, *case.shape[:-1]), f"shape {tuple(sample.shape)}")
+        _require((sample[0] <= 0).all() and (sample[1] >= 0).all(), "the sign of a log-probability or an entropy")
     elif case.work == "embedding":
         _require(sample.shape == problem.upstream.shape, f"shape {tuple(sample.shape)}")
     else:
@@ -133,7 +144,7 @@ def check_peer(problem: Problem, outcome: Outcome) -> None:
         else:
             total = sample.sum(case.dim, dtype=torch.float32)
             _require((total - 1).abs().max() <= (5e-2 if half else 1e-4), "rows do not sum to 1")
-    if WORKS[case.work] and case.work != "embedding" and case.dtype in (torch.float32, torch.float64):
+    if WORKS[case.work] and case.work not in ("embedding", "sample") and case.dtype in (torch.float32, torch.float64):
         _check_draws(problem, sample)
     if gradient is not None:
         _require(torch.isfinite(gradient).all(), "the gradient is not finite")

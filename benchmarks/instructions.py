@@ -36,6 +36,8 @@ OPERATIONS = (
     "relaxed",
     "backward",
     "softmax",
+    "sample",
+    "sample, backward",
     "hard bfloat16, to differentiate",
 )
 
@@ -54,6 +56,12 @@ def _prepare(operation: str, rows: int) -> Callable[[], object]:
         leaf.grad = None
         y = ge.gumbel_softmax(leaf, 0.7, seed=1)
         return lambda: y.backward(x)
+    if operation == "sample, backward":
+        weights = torch.randn(2, rows)
+        torch.stack(ge.sample(leaf, seed=1)[1:]).backward(weights)
+        leaf.grad = None
+        answers = torch.stack(ge.sample(leaf, seed=1)[1:])
+        return lambda: answers.backward(weights)
     call = {
         "noise": lambda: ge.gumbel_noise((rows, CLASSES), seed=1),
         "index": lambda: ge.gumbel_max(x, seed=1),
@@ -61,6 +69,7 @@ def _prepare(operation: str, rows: int) -> Callable[[], object]:
         "hard, to differentiate": lambda: ge.gumbel_softmax(leaf, 0.7, hard=True, seed=1),
         "relaxed": lambda: ge.gumbel_softmax(x, 0.7, seed=1),
         "softmax": lambda: ge.softmax(x, 0.7),
+        "sample": lambda: ge.sample(x, seed=1),
         "hard bfloat16, to differentiate": lambda: ge.gumbel_softmax(half, 0.7, hard=True, seed=1),
     }[operation]
     call()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import WORKS, Case, Problem
-from benchmarks.peers import Outcome, Side
+from benchmarks.sides import Outcome, Side
 
 #: JAX's pseudo-random generators; which is fastest depends on the processor and the shape.
 GENERATORS = ("threefry2x32", "rbg", "unsafe_rbg")

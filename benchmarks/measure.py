@@ -17,7 +17,8 @@ import torch
 from benchmarks import memory, parts
 from benchmarks.cases import WORKS, Case, Problem
 from benchmarks.checks import Wrong, check_ours, check_peer
-from benchmarks.peers import CEILINGS, OWN_THREADS, PEERS, UNCHECKED, Side, Unavailable, ours
+from benchmarks.peers import CEILINGS, OWN_THREADS, PEERS, UNCHECKED
+from benchmarks.sides import Side, Unavailable, ours
 
 #: A timed batch of calls lasts at least this long, so that the clock's own cost does not count.
 BATCH_SECONDS = 2e-3

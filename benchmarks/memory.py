@@ -38,7 +38,8 @@ def _status(field: str) -> int:
 
 def _child(case_name: str, side: str) -> int:
     from benchmarks.cases import CASES, Problem
-    from benchmarks.peers import PEERS, ours
+    from benchmarks.peers import PEERS
+    from benchmarks.sides import ours
 
     factory = ours if side == "ours" else PEERS[side]
     case = next(case for case in CASES if case.name == case_name)

@@ -48,7 +48,7 @@ int main() {
   const double copied = nanoseconds([&] { __builtin_memcpy(buffers.scores, buffers.noise, kTileClasses * 4); });
   const double exponential = nanoseconds([&] {
     __builtin_memcpy(buffers.scores, buffers.noise, kTileClasses * 4);
-    exponentiate(buffers.scores, kTileClasses, exponent, 0.f);
+    exponentiate(buffers.scores, buffers.scores, kTileClasses, exponent, 0.f);
   });
   std::printf("{\"Philox\": %.4f, \"two logarithms\": %.4f, \"exponential\": %.4f}\n", philox, logarithms,
               exponential - copied);

@@ -1,4 +1,4 @@
-"""Ours and its peers: for each, a function from a `Problem` to a `Side`, one call of which is one step.
+"""The peers: for each, a function from a `Problem` to a `Side`, one call of which is one step.
 
 Every peer starts where ours starts, from logits, and ends where ours ends: at the sample and, where the case
 asks for it, the gradient of the logits. Each is written as its own users would write it at their best.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,110 +17,18 @@ from torch import Tensor
 
 import gumbel_ext
 from benchmarks.cases import WORKS, Problem
-
-Outcome = tuple[Tensor, "Tensor | None"]  # the sample, the gradient of the logits
-
-
-class Unavailable(Exception):
-    """The peer is not installed, or cannot do the case."""
-
-
-@dataclass
-class Side:
-    """One contestant: `call` is timed; `trial` makes the same step and keeps its results for the check."""
-
-    call: Callable[[], Any]
-    logits: int
-    trial: Callable[[], Outcome] | None = None
-    note: str = ""
-
-
-def _side(problem: Problem, sample: Callable[[Tensor], Tensor], note: str = "") -> Side:
-    """One step of a torch function: forward, and backward where the case has one."""
-    logits, upstream, tau = problem.logits, problem.upstream, problem.tau
-
-    def forward() -> Outcome:
-        return sample(logits), None
-
-    def forward_backward(keep: bool = False) -> Outcome:
-        result = sample(logits)
-        # To be kept it is copied: torch.compile's backward may overwrite the result of its forward.
-        kept = result.detach().clone() if keep else result
-        result.backward(upstream)
-        gradient, logits.grad = logits.grad, None
-        for other in (tau, problem.weight):
-            if isinstance(other, Tensor):
-                other.grad = None
-        return kept, gradient
-
-    if not problem.case.differentiates:
-        return Side(forward, problem.case.logits, forward, note)
-    return Side(forward_backward, problem.case.logits, lambda: forward_backward(keep=True), note)
-
-
-NOISES = 10  # of the Rao-Blackwellised estimator
-
-# Ours, and ours beside itself.
-
-
-def ours(problem: Problem) -> Side:
-    case, tau, mask = problem.case, problem.tau, problem.mask
-    work, dim, num_samples = case.work, case.dim, case.num_samples
-    if work == "index":
-        return _side(problem, lambda x: gumbel_ext.gumbel_max(x, dim=dim, num_samples=num_samples, mask=mask))
-    if work == "subset":
-        return _side(problem, lambda x: gumbel_ext.gumbel_top_k(x, case.k, dim=dim, mask=mask).indices)
-    if work == "embedding":
-        return _side(problem, lambda x: gumbel_ext.straight_through_embedding(x, problem.weight, tau).value)
-    if work in ("reinmax", "rao"):
-        return _side(problem, lambda x: gumbel_ext.one_hot_sample(x, tau, estimator=work, num_noises=NOISES))
-    if WORKS[work]:
-        hard = work == "hard"
-        return _side(problem, lambda x: gumbel_ext.gumbel_softmax(x, tau, hard, dim=dim, mask=mask))
-    function = getattr(gumbel_ext, work)
-    return _side(problem, lambda x: function(x, tau, dim=dim, mask=mask))
-
-
-def ours_in_float32(problem: Problem) -> Side:
-    return ours(Problem.build(replace(problem.case, dtype=torch.float32), problem.logits.device.type))
-
-
-def ours_a_tenth_as_long(problem: Problem) -> Side:
-    *rows, classes = problem.case.shape
-    return ours(Problem.build(replace(problem.case, shape=(*rows, classes // 10)), problem.logits.device.type))
-
-
-def ours_on_one_thread(problem: Problem) -> Side:
-    threads = torch.get_num_threads()
-    if threads == 1:
-        raise Unavailable("there is only one thread")
-    side = ours(problem)
-
-    def call() -> None:
-        torch.set_num_threads(1)
-        side.call()
-        torch.set_num_threads(threads)
-
-    return replace(side, call=call)
-
-
-# Ceilings: what no implementation gets below.
-
-
-def copy(problem: Problem) -> Side:
-    """The logits copied, into the same memory each time."""
-    source = problem.logits.detach()
-    target = torch.empty_like(source)
-    return Side(lambda: target.copy_(source), source.numel())
-
-
-def noise(problem: Problem) -> Side:
-    """The noise alone, written to fresh memory."""
-    if not WORKS[problem.case.work]:
-        raise Unavailable("no noise in this case")
-    shape, dtype, device = problem.logits.shape, problem.logits.dtype, problem.logits.device
-    return Side(lambda: gumbel_ext.gumbel_noise(shape, dtype=dtype, device=device), problem.logits.numel())
-
+from benchmarks.sides import (
+    NOISES,
+    Side,
+    Unavailable,
+    copy,
+    noise,
+    ours_a_tenth_as_long,
+    ours_in_float32,
+    ours_index_alone,
+    ours_on_one_thread,
+    side,
+)
 
 # torch.
 
@@ -150,6 +57,12 @@ def _torch_function(problem: Problem) -> Callable[[Tensor], Tensor]:
     def perturbed(x: Tensor) -> Tensor:
         return (masked(x) - torch.empty_like(x).exponential_().log_()).topk(k, dim).indices
 
+    def scored(x: Tensor) -> Tensor:
+        log_p = torch.log_softmax(x, -1)
+        p = log_p.exp()
+        index = torch.multinomial(p.detach(), 1)
+        return torch.stack([log_p.gather(-1, index).squeeze(-1), -(p * log_p).sum(-1)])
+
     def reinmax(x: Tensor) -> Tensor:
         """Liu et al. 2023, algorithm 2."""
         p = F.softmax(x, dim=-1)
@@ -171,6 +84,7 @@ def _torch_function(problem: Problem) -> Callable[[Tensor], Tensor]:
 
     return {
         "embedding": lambda x: F.gumbel_softmax(x, tau, hard=True) @ problem.weight,
+        "sample": scored,
         "reinmax": reinmax,
         "rao": rao,
         "hard": lambda x: F.gumbel_softmax(masked(x), tau, hard=True, dim=dim),
@@ -183,27 +97,27 @@ def _torch_function(problem: Problem) -> Callable[[Tensor], Tensor]:
 
 
 def eager(problem: Problem) -> Side:
-    return _side(problem, _torch_function(problem))
+    return side(problem, _torch_function(problem))
 
 
 def compiled(problem: Problem) -> Side:
     torch._dynamo.reset()  # or a few shapes later it would quietly fall back to eager
-    return _side(problem, torch.compile(_torch_function(problem), dynamic=False, fullgraph=True))
+    return side(problem, torch.compile(_torch_function(problem), dynamic=False, fullgraph=True))
 
 
 def plain_softmax(problem: Problem) -> Side:
     """No noise, no one-hot, no temperature: the least that a step through a categorical variable costs."""
     dim, masked = problem.case.dim, _masked(problem)
-    return _side(problem, lambda x: F.softmax(masked(x), dim=dim))
+    return side(problem, lambda x: F.softmax(masked(x), dim=dim))
 
 
 def multinomial(problem: Problem) -> Side:
     num_samples, k, masked = problem.case.num_samples, problem.case.k, _masked(problem)
     if k is not None:
-        return _side(problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), k))
+        return side(problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), k))
     if num_samples is None:
-        return _side(problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), 1).squeeze(-1))
-    return _side(problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), num_samples, replacement=True))
+        return side(problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), 1).squeeze(-1))
+    return side(problem, lambda x: torch.multinomial(F.softmax(masked(x), dim=-1), num_samples, replacement=True))
 
 
 def distributions(problem: Problem) -> Side:
@@ -214,16 +128,16 @@ def distributions(problem: Problem) -> Side:
     d = torch.distributions
     if case.work == "relaxed":
         temperature = torch.as_tensor(tau)
-        return _side(
+        return side(
             problem,
             lambda x: d.RelaxedOneHotCategorical(temperature, logits=x, validate_args=False).rsample(),
         )
     if case.work == "hard":
-        return _side(problem, lambda x: d.OneHotCategoricalStraightThrough(logits=x, validate_args=False).rsample())
+        return side(problem, lambda x: d.OneHotCategoricalStraightThrough(logits=x, validate_args=False).rsample())
     if case.num_samples is None:
-        return _side(problem, lambda x: d.Categorical(logits=x, validate_args=False).sample())
+        return side(problem, lambda x: d.Categorical(logits=x, validate_args=False).sample())
     size = (case.num_samples,)
-    return _side(problem, lambda x: d.Categorical(logits=x, validate_args=False).sample(size).mT)
+    return side(problem, lambda x: d.Categorical(logits=x, validate_args=False).sample(size).mT)
 
 
 # Others.
@@ -263,7 +177,7 @@ def vllm(problem: Problem) -> Side:
     except ImportError as error:
         raise Unavailable(f"not installed: {error}") from None
     _on_cuda(problem)
-    return _side(problem, lambda x: random_sample(F.softmax(x, dim=-1, dtype=torch.float32), {}))
+    return side(problem, lambda x: random_sample(F.softmax(x, dim=-1, dtype=torch.float32), {}))
 
 
 def flashinfer(problem: Problem) -> Side:
@@ -272,7 +186,7 @@ def flashinfer(problem: Problem) -> Side:
     except ImportError as error:
         raise Unavailable(f"not installed: {error}") from None
     _on_cuda(problem)
-    return _side(problem, lambda x: sampling_from_logits(x).long())
+    return side(problem, lambda x: sampling_from_logits(x).long())
 
 
 PEERS: dict[str, Callable[[Problem], Side]] = {
@@ -286,12 +200,13 @@ PEERS: dict[str, Callable[[Problem], Side]] = {
     "vllm": vllm,
     "flashinfer": flashinfer,
     "float32": ours_in_float32,
+    "index": ours_index_alone,
     "one thread": ours_on_one_thread,
     "a tenth as long": ours_a_tenth_as_long,
 }
 CEILINGS: dict[str, Callable[[Problem], Side]] = {"copy": copy, "noise": noise}
 #: Peers whose result is another quantity or another problem's, and so not held against the case.
-UNCHECKED = {"F.softmax", "float32", "a tenth as long"}
+UNCHECKED = {"F.softmax", "float32", "a tenth as long", "index"}
 #: Peers that bring a thread pool of their own, which may still be spinning when the other side's turn comes.
 OWN_THREADS = {"jax"}
 

@@ -196,6 +196,18 @@ inline void check_noise(const at::Tensor& like, const OptionalSeed& seed, const 
   TORCH_CHECK_VALUE(draw >= 0 && draw < kDraws, "draw: expected 0 <= draw < 2^31, got ", draw);
 }
 
+// Noise of one class a row and draw: rows, then draws.
+inline void check_noise_at(const at::Tensor& classes, at::ScalarType dtype, const OptionalSeed& seed,
+                           const OptionalTensor& row_seeds) {
+  TORCH_CHECK_TYPE(classes.scalar_type() == at::kLong && classes.dim() > 0,
+                   "classes: expected an int64 tensor with draws along its last dimension, got a ",
+                   classes.scalar_type(), " tensor of shape ", classes.sym_sizes());
+  TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kDouble, "dtype: expected float32 or float64, got ", dtype);
+  TORCH_CHECK_VALUE(seed.has_value() != row_seeds.has_value(), "seed, row_seeds: expected one of the two, got ",
+                    seed.has_value() ? "both" : "neither");
+  check_seed(classes.sym_sizes(), classes.dim() - 1, classes.device(), seed, row_seeds, {});
+}
+
 // The backward operator's tensors, which autograd passes; returns `dim` counted from the front.
 inline std::int64_t check_backward(const at::Tensor& grad, const at::Tensor& relaxed, std::int64_t dim) {
   check_logits(relaxed);

@@ -3,7 +3,8 @@
 
 #include <ATen/Functions.h>
 
-#include <utility>
+#include <optional>
+#include <type_traits>
 
 #include "checks.h"
 #include "core/log_prob.h"
@@ -12,17 +13,25 @@
 
 namespace gumbel_ext {
 
-// Completes the job's noise when first called, and only then.
+// Completes the job's noise when first called, and only then; keeps what that has drawn.
 template <typename Job, typename Draw>
-auto draw_once(Job& job, const Draw& draw) {
-  return [&job, &draw, drawn = false]() mutable {
-    if (!std::exchange(drawn, true)) draw(noise_of(job));
-  };
-}
+struct DrawOnce {
+  Job& job;
+  const Draw& draw;
+  std::optional<std::invoke_result_t<const Draw&, Noise&>> drawn;
+
+  DrawOnce(Job& job, const Draw& draw) : job(job), draw(draw) {
+  }
+  void operator()() {
+    if (!drawn) drawn.emplace(draw(noise_of(job)));
+  }
+};
 
 // The noise of a call. It is drawn from the generator last: a call that fails leaves that as it was.
 template <typename Device>
 struct NoiseSource {
+  using Drawn = decltype(Device::draw_noise(OptionalGenerator()));
+
   Noise noise;
   at::Tensor row_seeds;
   const OptionalGenerator& generator;
@@ -38,10 +47,14 @@ struct NoiseSource {
     row_seeds = seeds->contiguous();
     noise.row_seeds = row_seeds.const_data_ptr<std::int64_t>();
   }
-  void operator()(Noise& out) const {
-    out = must_draw ? Device::draw_noise(generator) : noise;
+  // Returns what was drawn; where nothing had to be, nothing.
+  Drawn operator()(Noise& out) const {
+    Drawn drawn;
+    if (must_draw) drawn = Device::draw_noise(generator);
+    out = must_draw ? static_cast<const Noise&>(drawn) : noise;
     out.on = true;
     out.numbers = noise.numbers;
+    return drawn;
   }
 
  private:
@@ -101,9 +114,7 @@ struct Inputs {
       noise.emplace(args.seed, args.row_seeds, args.generator, numbers_of(args.logits.sizes(), dim, args.numbers));
   }
   auto draw() const {
-    return [this](Noise& out) {
-      if (noise) (*noise)(out);
-    };
+    return [this](Noise& out) { return noise ? (*noise)(out) : typename NoiseSource<Device>::Drawn(); };
   }
 };
 

@@ -5,6 +5,7 @@
 #include <ATen/MemoryOverlap.h>
 #include <torch/library.h>
 
+#include "core/noise_at.h"
 #include "device_inputs.h"
 
 namespace gumbel_ext {
@@ -13,7 +14,8 @@ namespace gumbel_ext {
 //   struct Guard              made from a device of its kind; makes it the current one
 //   kHostReadsValues          whether the host may read a tensor's values: those of tau are then checked
 //   new_like(tensor)          a contiguous tensor like it, uninitialised
-//   draw_noise(generator)     a Noise with a seed from the generator, or the device's default one, under its lock
+//   draw_noise(generator)     a Noise with a seed from the generator, or the device's default one, under its lock; or
+//                             what derives from it and lets the generator move on only when the call has succeeded
 //   record_seed(noise, to)    *to = the noise's seed; hold_seed(noise, from): the other way round
 //   run(job, element, draw)   for all jobs, on the current device; draw(noise_of(job)) once, when all is done that can
 //                             fail for want of memory; without `draw` for jobs that draw nothing
@@ -156,8 +158,9 @@ struct DeviceOperators {
     job.out = index.template mutable_data_ptr<std::int64_t>();
     job.marks = true;
     Device::run(job, element_of(args.logits), [&](Noise& noise) {
-      (*inputs.noise)(noise);
+      auto drawn = (*inputs.noise)(noise);
       Device::record_seed(noise, seed.template mutable_data_ptr<std::int64_t>());
+      return drawn;
     });
     return {index, seed};
   }
@@ -215,6 +218,24 @@ struct DeviceOperators {
     Tensor out = Device::new_like(like);
     Device::run(NoiseJob{shape_of(out, dim), {}, static_cast<std::uint32_t>(draw), output_rows_of(out, dim)},
                 element_of(out), source);
+    return out;
+  }
+
+  static Tensor noise_at(const Tensor& classes, at::ScalarType dtype, OptionalSeed seed,
+                         const OptionalTensor& row_seeds) {
+    check_noise_at(classes, dtype, seed, row_seeds);
+    const typename Device::Guard guard(classes.device());
+    const OptionalGenerator none;
+    const NoiseSource source(seed, row_seeds, none, {});
+    const Tensor held = classes.contiguous();
+    Tensor out = Device::new_like(at::empty({}, classes.options().dtype(dtype)).expand(classes.sizes()));
+    NoiseAtJob job;
+    job.draws = classes.size(-1);
+    job.rows = job.draws > 0 ? classes.numel() / job.draws : 0;
+    job.noise = source.noise;
+    job.classes = held.template const_data_ptr<std::int64_t>();
+    job.out = out.mutable_data_ptr();
+    Device::run(job, element_of(out));
     return out;
   }
 
@@ -308,6 +329,7 @@ struct DeviceOperators {
     library.impl("_one_hot_of", one_hot_of);
     library.impl("_estimate", estimate_kernel<estimate>);
     library.impl("_noise", noise);
+    library.impl("_noise_at", noise_at);
     library.impl("_backward", backward);
     library.impl("_backward_", backward_in_place);
     library.impl("_top_k", top_k_kernel<top_k>);

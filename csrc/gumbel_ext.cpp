@@ -24,14 +24,10 @@ std::int64_t number_of_call(const OptionalSeed& seed, const OptionalTensor& row_
 }
 
 void check_device_has_kernels(const at::Device& device) {
-#if defined(GUMBEL_EXT_WITH_CUDA)
-  constexpr bool kCuda = true;
-#else
-  constexpr bool kCuda = false;
-#endif
-  const bool supported = device.is_cpu() || device.is_meta() || (kCuda && device.is_cuda());
-  TORCH_CHECK_NOT_IMPLEMENTED(supported, "gumbel_ext: expected tensors on ", kCuda ? "cpu or cuda" : "cpu",
-                              ", the devices this build has kernels for, got ", device);
+  if (device.is_cpu() || device.is_meta()) return;
+  const bool cuda = relaxed_operator().hasKernelForDispatchKey(c10::DispatchKey::CUDA);
+  TORCH_CHECK_NOT_IMPLEMENTED(cuda && device.is_cuda(), "gumbel_ext: expected tensors on ",
+                              cuda ? "cpu or cuda" : "cpu", ", the devices this build has kernels for, got ", device);
 }
 
 void check_kind(const at::Tensor& logits, const char* temperature_name, const Temperature& temperature,

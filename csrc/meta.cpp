@@ -85,6 +85,11 @@ Tensor noise_meta(const Tensor& like, OptionalSeed seed, const OptionalTensor& r
   return new_like(like);
 }
 
+Tensor noise_at_meta(const Tensor& classes, at::ScalarType dtype, OptionalSeed seed, const OptionalTensor& row_seeds) {
+  check_noise_at(classes, dtype, seed, row_seeds);
+  return at::empty_symint(classes.sym_sizes(), classes.options().dtype(dtype));
+}
+
 std::tuple<Tensor, Tensor> backward_meta(const Tensor& grad, const Tensor& relaxed, double, const OptionalTensor&,
                                          std::int64_t dim, bool need_logits, bool need_tau) {
   dim = check_backward(grad, relaxed, dim);
@@ -145,6 +150,7 @@ TORCH_LIBRARY_IMPL(gumbel_ext, Meta, m) {
   m.impl("_one_hot_of", one_hot_of_meta);
   m.impl("_estimate", estimate_kernel<estimate_meta>);
   m.impl("_noise", noise_meta);
+  m.impl("_noise_at", noise_at_meta);
   m.impl("_backward", backward_meta);
   m.impl("_backward_", backward_in_place_meta);
   m.impl("_top_k", top_k_kernel<top_k_meta>);

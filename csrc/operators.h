@@ -220,6 +220,11 @@ using NoiseSignature = at::Tensor(const at::Tensor& like, OptionalSeed seed, con
                                   const OptionalGenerator& generator, OptionalNumbers numbers, std::int64_t call,
                                   std::int64_t draw);
 
+// The noise of one class a row and draw: classes int64, shaped as an index with num_samples; the result in the working
+// precision `dtype`. Exactly one of the seeds is given. Requires: no class is negative.
+using NoiseAtSignature = at::Tensor(const at::Tensor& classes, at::ScalarType dtype, OptionalSeed seed,
+                                    const OptionalTensor& row_seeds);
+
 inline const auto& noise_operator() {
   static const auto op = find_operator<NoiseSignature>("gumbel_ext::_noise");
   return op;

@@ -126,6 +126,7 @@ TORCH_LIBRARY(gumbel_ext, m) {
          false);
   define("_one_hot_of(Tensor index, Tensor logits, int dim) -> Tensor", false);
   define("_noise(Tensor like, " + source + numbers + ", int draw=0) -> Tensor", true);
+  define("_noise_at(Tensor classes, ScalarType dtype, SymInt? seed, Tensor? row_seeds) -> Tensor", false);
   define(
       "_backward(Tensor grad, Tensor relaxed, float tau, Tensor? tau_rows, int dim, bool need_logits, "
       "bool need_tau) -> (Tensor, Tensor)",

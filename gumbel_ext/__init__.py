@@ -9,7 +9,7 @@ Gumbel                 `gumbel_softmax`      `gumbel_softmax` (``hard=True``)  `
 
 An index with its log-probability and the entropy: `sample`. Of k classes at once, without replacement: `gumbel_top_k`,
 `relaxed_top_k`. A one-hot sample with another gradient: `one_hot_sample`; its product with a matrix:
-`straight_through_embedding`.
+`straight_through_embedding`. Whether tokens are those of a seed: `verify`. On several processes: `distributed`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from gumbel_ext import distributed, distributions, nn, ops
 from gumbel_ext._draws import Sample, TopK, TopKWithThreshold, gumbel_top_k, sample
 from gumbel_ext._estimators import Embedded, one_hot_sample, straight_through_embedding
+from gumbel_ext._verify import Verified, verify
 from gumbel_ext._when_imported import when_imported
 from gumbel_ext.functional import (
     build_info,
@@ -45,6 +46,7 @@ __all__ = [
     "Sample",
     "TopK",
     "TopKWithThreshold",
+    "Verified",
     "build_info",
     "cmake_prefix_path",
     "distributed",
@@ -62,6 +64,7 @@ __all__ = [
     "softmax",
     "straight_through",
     "straight_through_embedding",
+    "verify",
 ]
 
 

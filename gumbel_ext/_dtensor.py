@@ -29,13 +29,14 @@ _RESULTS = {
     "_relaxed": (_WHOLE,), "_log_relaxed": (_WHOLE,), "_one_hot": (_WHOLE,), "_one_hot_relaxed": (_WHOLE, _WHOLE),
     "_index": (_INDEX,), "_scored_index": (_INDEX, _INDEX), "_sample": (_INDEX, _NUMBER), "_one_hot_of": (_WHOLE,),
     "_estimate": (_WHOLE, _ROW, _ROW), "_backward": (_WHOLE, _ROW), "_backward_": (_ROW,), "_top_k": (_WHOLE, _WHOLE),
-    "_top_k_backward": (_WHOLE, _ROW), "_noise": (_WHOLE,),
+    "_top_k_backward": (_WHOLE, _ROW), "_noise": (_WHOLE,), "_draw": (_INDEX, _INDEX), "_log_prob": (_INDEX, _INDEX),
+    "_log_prob_backward": (_WHOLE, _ROW), "_top_classes": (_INDEX, _INDEX, _INDEX), "_top_scores": (_WHOLE,),
 }  # fmt: skip
 # Which arguments are shaped as the logits, broadcast to them, or have one number a row.
-_AS_LOGITS = ("logits", "grad", "relaxed", "scores", "like")
+_AS_LOGITS = ("logits", "grad", "relaxed", "scores", "like", "found", "log_probs")
 _BROADCAST = ("mask", "tau_rows", "temperature_rows", "tau")
-_PER_ROW = ("row_seeds", "index")
-_MAIN = ("logits", "relaxed", "scores", "like")  # whose layout the others follow
+_PER_ROW = ("row_seeds", "index", "statistics", "grad_log_prob", "grad_entropy")
+_MAIN = ("logits", "relaxed", "scores", "like", "found")  # whose layout the others follow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,14 +164,16 @@ def _rule(cls: type, func: OpOverload, types: Any, args: Any, kwargs: Any) -> An
     layout = _Layout.of(main, dim, name in _OVER_CLASSES)
     with torch.no_grad():
         local = _to_local(layout, given)
-        if "numbers" in given:
-            local["numbers"] = _numbers(layout, given["numbers"])
+        local["numbers"] = _numbers(layout, given.get("numbers"))
         if "generator" in given and given.get("noise", True) and given["seed"] is given["row_seeds"] is None:
             groups = [layout.mesh.get_group(d) for d in range(layout.mesh.ndim)]
             local["seed"] = _shards.agreed_seed(groups, local[main_name], given["generator"])
             local["generator"] = None
         group = layout.class_group()
-        found = func(**local) if group is None else _OVER_CLASSES[name](local, dim, group)
+        if group is None:
+            found = func(**{name: local[name] for name in given})
+        else:
+            found = _OVER_CLASSES[name](local, dim, group)
     results = found if isinstance(found, tuple) else (found,)
     wrapped = tuple(layout.result(*result) for result in zip(results, _RESULTS[name], strict=True))
     return wrapped if isinstance(found, tuple) else wrapped[0]
@@ -182,13 +185,28 @@ def _rule(cls: type, func: OpOverload, types: Any, args: Any, kwargs: Any) -> An
 def _part(local: dict[str, Any], dim: int, temperature: str) -> Part:
     rows = local[f"{temperature}_rows"]
     return Part(
-        local["logits"], dim, local["numbers"], local["mask"],
-        local[temperature] if rows is None else rows, local["seed"], local["row_seeds"], local.get("noise", True),
+        local["logits"], dim, local["numbers"], local["mask"], local[temperature] if rows is None else rows,
+        local.get("seed"), local.get("row_seeds"), local.get("noise", True),
     )  # fmt: skip
 
 
 def _index(local: dict[str, Any], dim: int, group: Any) -> Tensor:
     return _shards.gumbel_max(_part(local, dim, "temperature"), group, local["num_samples"])
+
+
+def _draw(local: dict[str, Any], dim: int, group: Any) -> tuple[Tensor, Tensor]:
+    return _shards.draw(_part(local, dim, "temperature"), group, local["num_samples"])
+
+
+def _log_prob(local: dict[str, Any], dim: int, group: Any) -> tuple[Tensor, Tensor]:
+    return _shards.log_prob(_part(local, dim, "temperature"), local["index"], local["statistics"], group)
+
+
+def _log_prob_backward(local: dict[str, Any], dim: int, group: Any) -> tuple[Tensor, Tensor | None]:
+    return _shards.log_prob_backward(
+        (local["grad_log_prob"], local["grad_entropy"]), _part(local, dim, "temperature"), local["index"],
+        local["statistics"], group, local["need_temperature"],
+    )  # fmt: skip
 
 
 def _relaxed(local: dict[str, Any], dim: int, group: Any) -> Tensor:
@@ -221,7 +239,8 @@ def _backward_in_place(local: dict[str, Any], dim: int, group: Any) -> Tensor | 
 
 _OVER_CLASSES: dict[str, Callable[[dict[str, Any], int, Any], Any]] = {
     "_index": _index, "_relaxed": _relaxed, "_one_hot": _one_hot, "_one_hot_relaxed": _one_hot_relaxed,
-    "_backward": _backward, "_backward_": _backward_in_place,
+    "_backward": _backward, "_backward_": _backward_in_place, "_draw": _draw, "_log_prob": _log_prob,
+    "_log_prob_backward": _log_prob_backward,
 }  # fmt: skip
 
 for _name in _RESULTS:

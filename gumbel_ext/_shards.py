@@ -9,16 +9,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gumbel_ext.functional import _ops
+
 if TYPE_CHECKING:  # (a torch without torch.distributed has no such class)
     Group = dist.ProcessGroup | None
 
-_ops = torch.ops.gumbel_ext
 _all_gather = getattr(dist, "all_gather_single", getattr(dist, "all_gather_into_tensor", None))  # until torch 2.12
 
 _LAST = 2**32 - 1  # complement of class 0, in a key of 64 bits
@@ -99,26 +100,42 @@ class Part:
         shape = [1 if d == self.dim else size for d, size in enumerate(self.logits.shape)]
         return values.expand(shape).squeeze(self.dim)
 
+    def row_temperature(self) -> float | Tensor:
+        """Of float64, one a row."""
+        value = self.temperature
+        return self.row_values(value.double()) if isinstance(value, Tensor) else value
+
     def along_classes(self, rows: Tensor) -> Tensor:
         return rows.unsqueeze(self.dim) if self.logits.dim() > 0 else rows
 
-    def search(self, num_samples: int | None = None) -> tuple[Tensor, Tensor]:
+    def local(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Classes as the part numbers them, 0 for those that lie elsewhere; and which are here."""
+        local = index - self.class_offset
+        here = (local >= 0) & (local < self.classes)
+        return local.where(here, 0), here
+
+    def search(self, num_samples: int | None = None, operator: Any = _ops._scored_index) -> tuple[Tensor, ...]:
         """The best class of the part, as the whole numbers it, and its score (float64), which is infinite where a low
-        temperature took it out of range."""
+        temperature took it out of range; and what else `operator` gives."""
         part = self.with_some_class()
         source = (self.seed if self.noise else 0, self.row_seeds, None)
         temperature = self.temperature if self.noise else 0.0
-        index, score = _ops._scored_index(*part.arguments(temperature), *source, self.dim, num_samples, self.numbers)
-        return index + self.class_offset, score
+        index, *rest = operator(*part.arguments(temperature), *source, self.dim, num_samples, self.numbers)
+        return index + self.class_offset, *rest
 
 
 def best_of(part: Part, group: Group, num_samples: int | None = None) -> tuple[Tensor, Tensor]:
-    """Each row's best class in the whole, and its score (float64): one int64 a row, reduced by max; of float64 logits
+    """Each row's best class in the whole, and its score (float64)."""
+    index, score, *_ = part.search(num_samples)
+    return agreed_best(part, group, index, score)
+
+
+def agreed_best(part: Part, group: Group, index: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    """The best of all parts' best classes, of equals the lowest: one int64 for each, reduced by max; of float64 logits
     two, gathered.
 
     Raises IndexError where no process has a class.
     """
-    index, score = part.search(num_samples)
     if part.logits.dtype == torch.float64:
         key = ordered(score) if part.classes > 0 else torch.full_like(index, _NOTHING)
         keys, indices = gathered(torch.stack([key, index]), group).unbind(1)
@@ -137,12 +154,16 @@ def best_of(part: Part, group: Group, num_samples: int | None = None) -> tuple[T
 
 
 def gumbel_max(part: Part, group: Group, num_samples: int | None = None) -> Tensor:
-    """argmax(logits / temperature + noise) of the whole.
+    """argmax(logits / temperature + noise) of the whole."""
+    return searched_again(part, group, num_samples, *best_of(part, group, num_samples))
+
+
+def searched_again(part: Part, group: Group, num_samples: int | None, index: Tensor, score: Tensor) -> Tensor:
+    """The index, given the best scores.
 
     Where a low temperature takes a row's best score out of range, all processes, which see the same scores, search that
     row once more with its largest logit subtracted, as kernels do with a row of their own.
     """
-    index, score = best_of(part, group, num_samples)
     temperature = part.temperature
     if not isinstance(temperature, Tensor):
         again = score.isinf() if 0 < temperature < 1 else None
@@ -158,6 +179,59 @@ def gumbel_max(part: Part, group: Group, num_samples: int | None = None) -> Tens
     if num_samples is not None:
         largest, maximum = largest.unsqueeze(-1), maximum.unsqueeze(-1)
     return torch.where(again, torch.where(maximum.isfinite(), found, largest), index)
+
+
+def draw(part: Part, group: Group, num_samples: int | None = None) -> tuple[Tensor, Tensor]:
+    """The same index, and the statistics of the whole's rows (csrc/core/log_prob.h), gathered: three numbers a row."""
+    index, score, statistics = part.search(num_samples, _ops._scored_draw)
+    if part.classes == 0:
+        statistics[..., 0] = -math.inf
+    index = searched_again(part, group, num_samples, *agreed_best(part, group, index, score))
+    return index, together(gathered(statistics, group), part.row_temperature())
+
+
+def together(statistics: Tensor, temperature: float | Tensor) -> Tensor:
+    """Of several sets of classes, along the first dimension."""
+    maxima, others, weighted = statistics.unbind(-1)
+    temperature = torch.as_tensor(temperature, dtype=torch.float64, device=maxima.device)
+    largest = maxima.amax(0)
+    distance = (largest - maxima) / temperature
+    distance = torch.where(maxima == largest, 0.0, distance)  # also at temperature 0
+    factor = (-distance).exp()
+    counts = maxima > -math.inf
+    is_first = torch.zeros_like(maxima, dtype=torch.bool).scatter_(0, maxima.argmax(0, keepdim=True), value=True)
+    without = others + torch.where(is_first, 0.0, 1.0)
+    terms = torch.where(counts & (factor > 0), weighted + distance * (1 + others), 0.0)
+    others = torch.where(counts, factor * without, 0.0).sum(0).where(temperature > 0, 0.0)
+    return torch.stack([largest, others, (factor * terms).sum(0).where(temperature > 0, 0.0)], -1)
+
+
+def log_prob(part: Part, index: Tensor, statistics: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+    """The log-probabilities of drawn classes, of which each process knows its own's; and the entropy."""
+    local, here = part.local(index)
+    some = part.with_some_class()
+    value, entropy = _ops._log_prob(*some.arguments(part.temperature), local, statistics, part.dim)
+    value = value.where(here, 0.0)
+    dist.all_reduce(value, group=group)
+    return value, entropy
+
+
+def log_prob_backward(
+    grads: tuple[Tensor | None, Tensor | None], part: Part, index: Tensor, statistics: Tensor, group: Group,
+    need_temperature: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Of both, the gradients for the logits, the part's classes, and for the temperature, one a row (size 1 along
+    ``dim``, float64), of which every process has its classes' share."""
+    local, here = part.local(index)
+    elsewhere = torch.iinfo(torch.int64).max
+    some = part.with_some_class()
+    d_logits, d_temperature = _ops._log_prob_backward(
+        *grads, *some.arguments(part.temperature), local.where(here, elsewhere), statistics, part.dim, need_temperature
+    )
+    if d_temperature is not None:
+        d_temperature = d_temperature * (part.classes > 0)
+        dist.all_reduce(d_temperature, group=group)
+    return (d_logits if part.classes > 0 else torch.empty_like(part.logits)), d_temperature
 
 
 def one_hot(part: Part, index: Tensor, undefined: Tensor) -> Tensor:
@@ -181,7 +255,7 @@ def relaxed(part: Part, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     dtype = working_type(part.logits.dtype)
     part = dataclasses.replace(part, logits=part.logits.to(dtype))
     some = part.with_some_class()
-    index, score = dataclasses.replace(some, temperature=1.0).search()
+    index, score, *_ = dataclasses.replace(some, temperature=1.0).search()
     source = (part.noise, part.seed, part.row_seeds, None)
     value = _ops._relaxed(*some.arguments(part.temperature), *source, part.dim, part.numbers)
     # The largest exponential is 1: what became of it is one over the sum.
@@ -191,9 +265,7 @@ def relaxed(part: Part, group: Group) -> tuple[Tensor, Tensor, Tensor]:
         total = torch.zeros_like(total)
     scores, totals, indices = gathered(torch.stack([score, total, index.double()]), group).unbind(1)
     best = scores.amax(0)
-    tau = part.temperature
-    tau = part.row_values(tau.double()) if isinstance(tau, Tensor) else tau
-    shares = ((scores - best) / tau).exp().where(scores != best, 1.0) * totals
+    shares = ((scores - best) / part.row_temperature()).exp().where(scores != best, 1.0) * totals
     share = torch.where(best.isfinite(), shares[dist.get_rank(group)] / shares.sum(0), math.nan)
     winner = indices.masked_fill(scores != best, math.inf).amin(0).nan_to_num(posinf=0).long()
     if part.classes == 0:

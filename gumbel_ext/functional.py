@@ -13,7 +13,7 @@ Common to all of them:
 * ``seed``: an int in [-2^63, 2^64), or an int64 tensor shaped as ``logits`` without ``dim`` (one seed a
   row). ``generator``: a `torch.Generator`. With neither, torch's default generator of the device, so that
   `torch.manual_seed` governs. A seed fixes the noise whatever the batch size, thread count, device, dtype,
-  memory layout or ``dim``.
+  memory layout or ``dim``. It may also be a key of `torch.func._random`, or one key a row (docs/tokens.md).
 
 A row with NaN, +∞, or with every class at -∞ gives NaN along the row; an index is then what `torch.argmax`
 gives. Ties go to the lowest class.
@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from gumbel_ext._keys import seed_of_key
 from gumbel_ext._load import load
 from gumbel_ext._override import overridden
 
@@ -274,9 +275,11 @@ def _in_tensor(number: Any) -> Tensor:
 
 
 def _seed(seed: int | Tensor | None) -> int | Tensor | None:
-    """The signed number with the seed's 64 bits."""
-    if seed is None or isinstance(seed, Tensor):
-        return seed
+    """The signed number with the seed's 64 bits; of keys, the seeds that they stand for."""
+    if isinstance(seed, Tensor):
+        return seed_of_key(seed) if seed.dtype == torch.uint64 else seed
+    if seed is None:
+        return None
     try:
         # What a compiler leaves open is an int already, and `index` would make a constant of it.
         number = seed if torch.compiler.is_compiling() else operator.index(seed)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import on_device
 import pytest
 import torch
+from commands import ROOT, configure_command, run
 from hypothesis import settings
 
 import gumbel_ext
@@ -36,6 +38,16 @@ def known_state() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(scope="session")
+def cuda_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the libraries of tests/cuda_on_cpu are."""
+    build = tmp_path_factory.mktemp("cuda_on_cpu")
+    source = ROOT / "tests" / "cuda_on_cpu"
+    run(*configure_command(source, build, CMAKE_PREFIX_PATH=torch.utils.cmake_prefix_path))
+    run("cmake", "--build", build)
+    return build
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

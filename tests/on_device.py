@@ -22,8 +22,8 @@ NOT_PROMISED = (
     "bad_arguments",  # the host does not read a device's temperatures
 )
 OPERATORS = (
-    "_relaxed", "_log_relaxed", "_one_hot", "_one_hot_relaxed", "_index", "_scored_index", "_noise", "_backward",
-    "_backward_", "_draw", "_scored_draw", "_log_prob", "_log_prob_backward", "_sample", "_one_hot_of", "_estimate",
+    "_relaxed", "_log_relaxed", "_one_hot", "_one_hot_relaxed", "_index", "_scored_index", "_noise", "_noise_at",
+    "_backward", "_backward_", "_draw", "_scored_draw", "_log_prob", "_log_prob_backward", "_sample", "_one_hot_of", "_estimate",
     "_top_classes", "_top_k",
     "_top_k_backward",
 )  # fmt: skip

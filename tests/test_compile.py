@@ -103,6 +103,8 @@ SCHEMAS: Cases = [
     ("_estimate", "default", (torch.randn(3, 5), logits(3, 5, grad=False), *ESTIMATED, True, True), {}),
     ("_noise", "default", (torch.empty(3, 5), 1, None, None), {}),
     ("_noise", "default", (torch.empty(3, 5), None, seeds(3), None), {}),
+    ("_noise_at", "default", (seeds(3, 2), torch.float32, 1, None), {}),
+    ("_noise_at", "default", (seeds(3, 2), torch.float64, None, seeds(3)), {}),
     ("_relaxed", "default", (logits(3, 5), None, 0.5, None, True, 1, None, None, 1, [7, 2, 0]), {}),
     ("_backward", "default", (torch.randn(3, 5), torch.rand(3, 5), 0.5, None, -1, True, False), {}),
     ("_backward", "default", (torch.ones(3, 5), torch.rand(3, 5), 1.0, torch.rand(3, 1), 1, True, True), {}),

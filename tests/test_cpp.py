@@ -7,9 +7,6 @@ The programs are built along every way a C++ project may take: within the source
 from __future__ import annotations
 
 import re
-import resource
-import struct
-import subprocess
 import sys
 from pathlib import Path
 
@@ -137,64 +134,6 @@ def test_an_unreadable_model_is_an_error_and_not_a_crash(programs: Path, tmp_pat
         for program in ("torchscript", "aotinductor"):
             done = attempt(programs / program / program, *arguments, "0", tmp_path / "out.pgm")
             assert done.returncode == 1 and done.stderr
-
-
-def binary_frame(logits: torch.Tensor, temperatures: torch.Tensor, seeds: torch.Tensor) -> bytes:
-    payload = b"".join(part.contiguous().numpy().tobytes() for part in (seeds, temperatures, logits))
-    return struct.pack("<4sIII", b"GMBL", *logits.shape, len(payload)) + payload
-
-
-@pytest.mark.parametrize("threads", [1, 5])
-def test_the_server_draws_what_python_draws(programs: Path, threads: int) -> None:
-    frames, expected = [], []
-    for i in range(60):
-        logits = torch.randn(1 + i * 7 % 30, 1 + i * 31 % 500)
-        temperatures, seeds = torch.rand(len(logits)), torch.randint(-(2**63), 2**63 - 1, (len(logits),))
-        temperatures[0] = 0
-        frames.append(binary_frame(logits, temperatures, seeds))
-        expected.append(gumbel_ext.gumbel_max(logits, temperatures[:, None], seed=seeds).tolist())
-        if i % 10 == 3:
-            frames.append(binary_frame(logits, temperatures - 2, seeds) + b"between frames")
-            expected += ["temperature", "GMBL"]
-    answers = run(programs / "sample_server" / "sample_server", "--threads", threads, stdin=b"".join(frames))
-    for answer, wanted in zip(answers.splitlines(), expected, strict=True):
-        if isinstance(wanted, str):
-            assert answer.startswith("error at byte ") and wanted in answer
-        else:
-            assert [int(index) for index in answer.split()] == wanted
-
-
-def test_the_server_reads_text(programs: Path) -> None:
-    logits = torch.randn(50, 7)
-    lines = [f"{seed} 0.5 {' '.join(map(repr, row))}" for seed, row in enumerate(logits.tolist())]
-    lines[20] = "20 0.5 wh\u00e4t\a"
-    server = programs / "sample_server" / "sample_server"
-    answers = run(server, "--text", stdin="\n".join(lines).encode()).splitlines()
-    expected = [str(i) for i in gumbel_ext.gumbel_max(logits, 0.5, seed=torch.arange(50)).tolist()]
-    expected[20] = 'error at line 21: expected LOGIT, a number, got "wh\\xc3\\xa4t\\x07"'
-    assert answers == expected
-
-
-def test_the_server_outlives_a_frame_too_large_for_its_memory(programs: Path) -> None:
-    ones = torch.ones(1, dtype=torch.int64)
-    good, large = (binary_frame(torch.ones(1, classes), torch.ones(1), ones) for classes in (5, 1 << 24))
-    size = len(large) - 16
-    command = [programs / "sample_server" / "sample_server", "--threads", "1"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
-        assert server.stdin and server.stdout
-        server.stdin.write(good)
-        server.stdin.flush()
-        answer = server.stdout.readline()
-        status = Path(f"/proc/{server.pid}/status").read_text()
-        used = int(re.search(r"VmSize:\s+(\d+) kB", status)[1]) << 10  # type: ignore[index]
-        resource.prlimit(server.pid, resource.RLIMIT_AS, (used + size // 2, used + size // 2))
-        rest, _ = server.communicate(large + good + b"GMBL" + good)
-    too_large, after, stray, last = rest.splitlines(keepends=True)
-    assert too_large.decode() == (
-        f"error at byte {len(good)}: expected memory for the {size} bytes after the header, got none\n"
-    )
-    assert stray.startswith(b"error at byte ") and server.returncode == 0
-    assert answer == after == last
 
 
 def test_only_the_documented_symbols_are_exported(installed: Path) -> None:

@@ -144,6 +144,21 @@ def test_backward_captured_apart_agrees_with_forward(hard: bool) -> None:
             torch.testing.assert_close(gradient, softmax_gradient(p, dy, 0.7), rtol=1e-4, atol=1e-7)
 
 
+def test_a_replay_leaves_a_gradient_alone_that_was_not_captured() -> None:
+    """Of a captured forward: what backward returned lies in no memory of the graph's."""
+    x = torch.randn(16, 3000, device="cuda", requires_grad=True)
+    dy = torch.randn(16, 3000, device="cuda")
+    warm_up(lambda: torch.autograd.grad(gumbel_ext.gumbel_softmax(x, 0.7, hard=True), x, dy))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = gumbel_ext.gumbel_softmax(x, 0.7, hard=True)
+    graph.replay()
+    (dx,) = torch.autograd.grad(y, x, dy)
+    expected = dx.clone()
+    graph.replay()
+    assert torch.equal(dx, expected)
+
+
 def test_streams_and_threads() -> None:
     """Work goes to the current stream; two threads on two streams disturb no one."""
     x = torch.randn(512, 5000, device="cuda")
@@ -236,7 +251,7 @@ def test_more_than_2_32_elements_in_rows() -> None:
     assert (relaxed[: rows - 3 : 997] == 2.0**-15).all()
 
 
-@pytest.mark.parametrize("name", ["values", "indices", "gradients", "noise", "large"])
+@pytest.mark.parametrize("name", ["values", "indices", "gradients", "noise", "verify", "large"])
 def test_the_tests_of_the_cpu_hold(name: str) -> None:
     """Each test of the CPU with its tensors taken to the GPU and back."""
     run(*on_device.cpu_tests(name), GUMBEL_EXT_TEST_DEVICE="cuda")

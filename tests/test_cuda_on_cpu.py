@@ -19,11 +19,10 @@ import on_device
 import pytest
 import reference
 import torch
-from commands import configure_command, needs_build_tools, run
+from commands import needs_build_tools, run
 
 import gumbel_ext  # noqa: F401  (registers the operators to compare with)
 
-SOURCE = Path(__file__).resolve().parent / "cuda_on_cpu"
 pytestmark = needs_build_tools
 
 WARP, BLOCK, CLUSTER, ACROSS, TILES = range(5)
@@ -49,12 +48,9 @@ FEW_CLASSES = [1, 3, 8, 33, 127, 300, 1009]
 cpu = torch.ops.gumbel_ext
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    build = tmp_path_factory.mktemp("cuda_on_cpu")
-    run(*configure_command(SOURCE, build, CMAKE_PREFIX_PATH=torch.utils.cmake_prefix_path))
-    run("cmake", "--build", build)
-    return build / "libcuda_on_cpu.so"
+@pytest.fixture
+def library(cuda_on_cpu: Path) -> Path:
+    return cuda_on_cpu / "libcuda_on_cpu.so"
 
 
 @pytest.fixture
@@ -251,6 +247,7 @@ def test_the_tests_of_the_cpu_hold(library: Path) -> None:
         "noise",
         "estimators",
         "embedding",
+        "positions",
         but=("bfloat16",),
     )
     run(*command, GUMBEL_EXT_TEST_KERNELS=str(library))
@@ -259,7 +256,7 @@ def test_the_tests_of_the_cpu_hold(library: Path) -> None:
 def test_hard_inputs(library: Path) -> None:
     """The same of hard inputs, of which these kernels take few in the time."""
     command = [
-        *on_device.cpu_tests("hard_inputs", "hard_estimators", "top_k", "logarithms", "sample"),
+        *on_device.cpu_tests("hard_inputs", "hard_estimators", "top_k", "logarithms", "sample", "verify"),
         "--hypothesis-profile=few",
     ]
     run(*command, GUMBEL_EXT_TEST_KERNELS=str(library))

@@ -43,7 +43,9 @@ class Differentiable {
       const Tensor tangent = logarithms_ ? logarithm_tangent(relaxed) : output_tangent(relaxed);
       for (Tensor& output : outputs) output._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
     }
-    if (node_) node_->relaxed = SavedVariable(relaxed, /*is_output=*/true);
+    if (!node_) return;
+    node_->relaxed = SavedVariable(relaxed, /*is_output=*/true);
+    node_->captured = is_captured(relaxed);
   }
 
  private:

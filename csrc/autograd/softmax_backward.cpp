@@ -77,6 +77,15 @@ struct Backward {
   }
 };
 
+bool is_captured([[maybe_unused]] const Tensor& tensor) {
+#if defined(GUMBEL_EXT_WITH_CUDA)
+  return tensor.is_cuda() && !at::isTensorSubclassLike(tensor) &&
+         c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+#else
+  return false;
+#endif
+}
+
 namespace {
 
 // What comes back to the outputs, of which each has p's gradient; undefined where nothing does.
@@ -168,12 +177,8 @@ bool SoftmaxBackward::take_relaxed(const Tensor& p) {
   if (relaxed.has_hooks()) return false;
   constexpr std::size_t kHolders = 2;  // p, and what was saved of it
   const bool unseen = p.use_count() == 1 && p.storage().use_count() == kHolders;
-#if defined(GUMBEL_EXT_WITH_CUDA)
   constexpr std::uint32_t kOneHotOutputs = 2;
-  if (p.is_cuda())
-    return unseen && num_inputs() == kOneHotOutputs &&
-           c10::cuda::currentStreamCaptureStatusMayInitCtx() == c10::cuda::CaptureStatus::None;
-#endif
+  if (p.is_cuda()) return unseen && num_inputs() == kOneHotOutputs && !captured && !is_captured(p);
   return unseen && p.is_cpu() && cpu::is_private(p);
 }
 

@@ -14,6 +14,9 @@ using torch::autograd::variable_list;
 
 struct Backward;  // (softmax_backward.cpp)
 
+// Whether what is done with a tensor now goes into a CUDA graph that is captured.
+bool is_captured(const Tensor& tensor);
+
 struct SoftmaxBackward : public torch::autograd::Node {
   variable_list apply(variable_list&& grads) override;
   // For a compiler of backward (compiled autograd): what a graph depends on, and a call of `apply_traced` in it.
@@ -32,7 +35,7 @@ struct SoftmaxBackward : public torch::autograd::Node {
   // Whether p may be overwritten: this is its last use, it is the very tensor that was saved and not what a hook made
   // of it, and nobody else can reach its memory. On a GPU, one-hot outputs alone: work that another stream has not done
   // yet may still read a p that was handed out. And not while a graph is captured, whose backward may be replayed
-  // without its forward.
+  // without its forward; nor a p that was captured, which a replay of its forward writes again.
   bool take_relaxed(const Tensor& p);
 
   SavedVariable relaxed;   // p, an output of this node; or log p
@@ -41,6 +44,7 @@ struct SoftmaxBackward : public torch::autograd::Node {
   mutable Tensor tau_as_tensor;  // of a compiler, for which each value of a number is another graph; where tau is one
   std::int64_t dim = -1;
   bool logarithms = false;  // whether the output is log p
+  bool captured = false;    // whether p was, when it was made
 
  private:
   Backward unpack();

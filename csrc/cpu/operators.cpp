@@ -55,6 +55,12 @@ struct Cpu {
   static void run(const NoiseJob& job, Element element, const DrawNoise& draw) {
     run_noise(kernel_table().of(element), job, draw);
   }
+  static void run(const NoiseAtJob& job, Element element) {
+    const auto fill = [&]<typename C>(C* out) {
+      for (std::int64_t i = 0; i < job.rows * job.draws; ++i) out[i] = noise_at<C>(job, i);
+    };
+    element == Element::kFloat64 ? fill(static_cast<double*>(job.out)) : fill(static_cast<float*>(job.out));
+  }
   static void run(const OneHotJob& job, Element element) {
     run_one_hot(kernel_table().of(element), job);
   }

@@ -1,13 +1,12 @@
 // Jobs to kernels on a stream. Free of torch.
 #pragma once
 
-#if !defined(GUMBEL_EXT_CUDA_ON_CPU)
 #include <cuda_runtime_api.h>
-#endif
 
 #include <functional>
 #include <optional>
 
+#include "../core/noise_at.h"
 #include "plan.h"
 
 namespace gumbel_ext::cuda {
@@ -32,6 +31,7 @@ cudaError_t run_statistics(const IndexJob& job, Element element, const Context& 
 cudaError_t run(const LogProbJob& job, Element element, const Context& context);
 cudaError_t run(const LogProbBackwardJob& job, Element element, const Context& context);
 cudaError_t run(const NoiseJob& job, Element element, const Context& context);
+cudaError_t run(const NoiseAtJob& job, Element element, const Context& context);  // float32 or float64
 cudaError_t run(const OneHotJob& job, Element element, const Context& context);
 cudaError_t run(const EstimateJob& job, Element element, const Context& context);
 // *to = the seed of the noise, in the device's memory.

@@ -11,6 +11,12 @@ cudaError_t run(const NoiseJob& job, Element element, const Context& context) {
   });
 }
 
+cudaError_t run(const NoiseAtJob& job, Element element, const Context& context) {
+  if (job.rows == 0) return cudaSuccess;
+  const auto kernel = element == Element::kFloat64 ? noise_of_classes<double> : noise_of_classes<float>;
+  return Launcher{context, {}}(kernel, divide_up(job.rows * job.draws, kNoiseThreads), kNoiseThreads, job);
+}
+
 cudaError_t record_seed(const Noise& noise, std::int64_t* to, const Context& context) {
   return Launcher{context, {}}(record_seed_kernel, 1, kWarp, noise, to);
 }

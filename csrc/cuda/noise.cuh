@@ -1,6 +1,7 @@
-// The noise itself: g(seed, row, class, draw) into a tensor.
+// The noise itself: g(seed, row, class, draw) into a tensor, or of one class each.
 #pragma once
 
+#include "../core/noise_at.h"
 #include "scores.cuh"
 
 namespace gumbel_ext::cuda {
@@ -21,6 +22,16 @@ __global__ void __launch_bounds__(kNoiseThreads, 2) noise_packs(const __grid_con
     const int count = static_cast<int>(job.shape.classes - first < kClasses ? job.shape.classes - first : kClasses);
     add_noise(noise, NoiseKey(job.noise, row, first), 0, job.draw);
     store_numbers<T>(Row<T>::template of<kClasses>(job.out, row, first), 0, count, noise);
+  }
+}
+
+// A thread takes one class of one row and draw.
+template <typename C>
+__global__ void __launch_bounds__(kNoiseThreads) noise_of_classes(const __grid_constant__ NoiseAtJob job) {
+  const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
+  for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < job.rows * job.draws; i += step) {
+    const C noise = noise_at<C>(job, i);
+    store_streaming<sizeof(C)>(static_cast<C*>(job.out) + i, &noise);
   }
 }
 

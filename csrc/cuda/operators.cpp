@@ -33,31 +33,40 @@ struct Cuda {
     return at::empty(tensor.sizes(), tensor.options());
   }
 
+  // Noise with a seed from a generator, whose lock it holds until all is launched: a launch may fail, and a call that
+  // fails leaves the generator as it was.
+  struct Drawn : Noise {
+    at::CUDAGeneratorImpl* source = nullptr;
+    std::unique_lock<std::mutex> lock;
+
+    void commit() {
+      constexpr std::uint64_t kIncrement = 4;  // of a Philox counter, as the generator counts
+      if (source) source->philox_cuda_state(kIncrement);
+    }
+  };
+
   // While a graph is captured, the generator's state is one that every replay moves on.
-  static Noise draw_noise(const OptionalGenerator& generator) {
-    constexpr std::uint64_t kIncrement = 4;  // of a Philox counter, as the generator counts
+  static Drawn draw_noise(const OptionalGenerator& generator) {
     auto* source =
         at::get_generator_or_default<at::CUDAGeneratorImpl>(generator, at::cuda::detail::getDefaultCUDAGenerator());
     const at::Device current(at::kCUDA, c10::cuda::current_device());
     TORCH_CHECK_VALUE(source->device() == current, "generator: expected one on ", current, ", got one on ",
                       source->device());
-    const at::PhiloxCudaState state = [&] {
-      const std::lock_guard<std::mutex> lock(source->mutex_);
-      return source->philox_cuda_state(kIncrement);
-    }();
-    Noise noise;
+    Drawn drawn{{}, source, std::unique_lock(source->mutex_)};
+    const at::PhiloxCudaState state = source->philox_cuda_state(/*increment=*/0);
     if (state.captured_)
-      noise.captured = {state.seed_.ptr, state.offset_.ptr, state.offset_intragraph_};
+      drawn.captured = {state.seed_.ptr, state.offset_.ptr, state.offset_intragraph_};
     else
-      noise.seed = generator_seed(state.seed_.val, state.offset_.val);
-    return noise;
+      drawn.seed = generator_seed(state.seed_.val, state.offset_.val);
+    return drawn;
   }
 
   template <typename Job, typename Draw>
   static void run(Job job, Element element, const Draw& draw) {
-    auto ready = draw_once(job, draw);
+    DrawOnce ready(job, draw);
     launch(job, element, std::ref(ready));
     ready();  // where nothing was launched
+    ready.drawn->commit();
   }
   template <typename Job>
   static void run(const Job& job, Element element) {

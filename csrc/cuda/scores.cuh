@@ -19,27 +19,32 @@ __device__ __forceinline__ std::uint64_t common_seed(const Noise& noise) {
 struct NoiseKey {
   std::uint64_t seed;
   std::uint64_t row;
-  ClassCounter counter;  // of the span's begin
+  std::uint32_t first_quad;
+  const Noise& noise;  // (a parameter of the kernel: what is read through it takes no register)
 
   // Requires: `begin` is a multiple of kPhiloxWords.
   __device__ __forceinline__ NoiseKey(const Noise& noise, std::int64_t row, std::int64_t begin)
       : seed(noise.row_seeds ? static_cast<std::uint64_t>(noise.row_seeds[row]) : common_seed(noise)),
         row(noise.counter_row(row)),
-        counter(noise, begin) {
+        first_quad(ClassCounter(noise, begin).quad),
+        noise(noise) {
   }
   // Of the four classes from `first` on, counted from the span's begin.
   __device__ __forceinline__ PhiloxWords words(int first, std::uint32_t draw) const {
-    const std::uint32_t quad = counter.quad + static_cast<std::uint32_t>(first) / kPhiloxWords;
+    const std::uint32_t quad = first_quad + static_cast<std::uint32_t>(first) / kPhiloxWords;
     PhiloxWords words = philox_words(seed, row, quad, draw);
-    if (counter.place != 0) continue_words(words, philox_words(seed, row, quad + 1, draw));
+    if (place() != 0) continue_words(words, philox_words(seed, row, quad + 1, draw));
     return words;
   }
 
  private:
+  __device__ __forceinline__ int place() const {
+    return ClassCounter(noise, 0).place;
+  }
   // The four words from `place` on of these and the next ones.
   __device__ __forceinline__ void continue_words(PhiloxWords& words, PhiloxWords next) const {
 #pragma unroll 1
-    for (int i = 0; i < counter.place; ++i) {
+    for (int i = 0; i < place(); ++i) {
 #pragma unroll
       for (int w = 0; w + 1 < kPhiloxWords; ++w) words.word[w] = words.word[w + 1];
       words.word[kPhiloxWords - 1] = next.word[0];

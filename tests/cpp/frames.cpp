@@ -48,6 +48,11 @@ std::string header(std::uint32_t rows, std::uint32_t classes, std::uint32_t size
   return "GMBL" + bytes(rows, classes, size);
 }
 
+// The same frame, with log-probabilities.
+std::string with_log_probs(std::string frame) {
+  return frame.replace(0, 4, "GMBP");
+}
+
 // One row of two classes: 16 + 20 bytes.
 std::string good(std::int64_t seed = 7) {
   return header(1, 2, 20) + bytes(seed, 1.0f, 0.5f, -0.5f);
@@ -80,8 +85,8 @@ void binary() {
   EXPECT(frames.size() == 1 && frames[0].error.empty() && frames[0].position == "byte 0");
   EXPECT(frames[0].rows() == 1 && frames[0].classes == 2 && frames[0].logits == std::vector<float>({0.5f, -0.5f}));
 
-  spoils_itself_alone("x", "got 1 bytes without it");
-  spoils_itself_alone("GMBGMBX and more", "got 16 bytes without it");
+  spoils_itself_alone("x", "got 1 bytes without either");
+  spoils_itself_alone("GMBGMBX and more", "got 16 bytes without either");
   spoils_itself_alone("GMBL", "got 1279413575 rows");
   spoils_itself_alone(header(0, 2, 0), "got 0 rows");
   spoils_itself_alone(header(1, 0, 12), "0 classes");
@@ -95,13 +100,17 @@ void binary() {
   }
 }
 
-// After a frame given up, the next "GMBL" counts, wherever it lies; `g` is a good frame, `-` a malformed one.
+// After a frame given up, the next magic counts, wherever it lies; `g` is a good frame, `p` one that asks for
+// log-probabilities, `-` a malformed one.
 void resynchronisation() {
   const std::string claims_more = header(1, 100, 412);
   const struct {
     std::string input, frames;
   } cases[] = {
       {"GMBL" + good(), "-g"},
+      {with_log_probs(good()) + good() + with_log_probs(good()), "pgp"},
+      {"GMBP" + good() + "GMBL" + with_log_probs(good()), "-g-p"},
+      {"GMBGMBP" + with_log_probs(good()).substr(4), "-p"},
       {"GMBLGMBL" + good(), "--g"},
       {"GMBGMBL" + good(), "--g"},
       {"GMBL" + good() + "x" + good(), "-g-g"},
@@ -112,7 +121,7 @@ void resynchronisation() {
   };
   for (const auto& [input, expected] : cases) {
     std::string kinds;
-    for (const Frame& frame : read(input)) kinds += frame.error.empty() ? 'g' : '-';
+    for (const Frame& frame : read(input)) kinds += !frame.error.empty() ? '-' : frame.log_probs ? 'p' : 'g';
     check(kinds == expected, __FILE__, __LINE__, kinds + " instead of " + expected);
   }
 }
@@ -168,6 +177,9 @@ void text() {
   EXPECT(read(std::string(100, 'x'), true)[0].error ==
          "expected SEED, an integer of 64 bits, got \"" + std::string(40, 'x') + "\"...");
   EXPECT(read("1", true)[0].error == "expected TEMPERATURE, a number, got the end of the line");
+  const auto asking = read("P 1 1 1\n\tP\t1 1 1\n1 1 1\nP1 1 1\nP\n", true);
+  EXPECT(asking.size() == 5 && asking[0].log_probs && asking[1].log_probs && !asking[2].log_probs);
+  EXPECT(asking[1].error.empty() && !asking[3].error.empty() && !asking[4].error.empty());
   const auto long_line = read("1 1 " + std::string(1 << 25, '1') + "\n1 1 1\n", true);
   EXPECT(long_line.size() == 2 && !long_line[0].error.empty() && long_line[1].error.empty());
 }

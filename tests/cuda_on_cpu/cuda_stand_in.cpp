@@ -168,6 +168,10 @@ void register_output(const void* address, std::size_t bytes) {
   outputs.push_back({reinterpret_cast<std::uintptr_t>(address), std::vector<std::uint8_t>(bytes)});
 }
 
+void forget_output(const void* address) {
+  std::erase_if(outputs, [&](const Output& o) { return o.begin == reinterpret_cast<std::uintptr_t>(address); });
+}
+
 bool written_once() {
   bool once = true;
   for (const Output& output : outputs)

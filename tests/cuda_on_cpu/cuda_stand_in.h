@@ -7,8 +7,6 @@
 //   - threads that wait for each other all arrive.
 #pragma once
 
-#define GUMBEL_EXT_CUDA_ON_CPU
-
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -82,8 +80,9 @@ void run_grid(dim3 grid, dim3 block, unsigned cluster_blocks, const std::functio
 void check_aligned(const void* address, std::size_t bytes);
 void note_store(const void* address, std::size_t bytes);
 
-// Memory that kernels may write with __stcs.
+// Memory that kernels may write with __stcs, and no longer.
 void register_output(const void* address, std::size_t bytes);
+void forget_output(const void* address);
 // Whether every byte of it was written exactly once; forgets it.
 bool written_once();
 
@@ -193,7 +192,12 @@ void materialize(E*&) {
 // ---- The runtime -----------------------------------------------------------------------------------
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorInvalidResourceHandle = 400
+};
 enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
@@ -211,6 +215,25 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs = 0;
 };
 
+// What devices are asked; defined by a library that has some (machine.cpp).
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*kernel)());
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, void (*kernel)(), const cudaLaunchConfig_t* config);
+cudaError_t cudaGetLastError();
+
+namespace stand_in {
+
+// What becomes of a launch, which every library of these kernels says for itself: `run` runs the kernel, on this
+// thread, with the arguments that it was launched with.
+cudaError_t launch(const cudaLaunchConfig_t& config, const std::function<void()>& run);
+
+}  // namespace stand_in
+
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
@@ -218,6 +241,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     return cudaErrorInvalidValue;
   const unsigned cluster = config->numAttrs > 0 ? config->attrs[0].val.clusterDim.x : 1;
   if (config->gridDim.x % cluster != 0) return cudaErrorInvalidValue;
-  stand_in::run_grid(config->gridDim, config->blockDim, cluster, [&] { kernel(arguments...); });
-  return cudaSuccess;
+  return stand_in::launch(*config, [kernel, cluster, grid = config->gridDim, block = config->blockDim,
+                                    ... copies = static_cast<std::remove_const_t<Parameters>>(arguments)] {
+    stand_in::run_grid(grid, block, cluster, [&] { kernel(copies...); });
+  });
 }

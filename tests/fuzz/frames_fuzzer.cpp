@@ -33,16 +33,16 @@ class Expected {
 
   struct Answer {
     std::size_t position;
-    bool well_formed;
+    bool well_formed, log_probs;
     std::string_view payload;
   };
 
   std::optional<Answer> next() {
     const std::size_t start = position_;
-    position_ = std::min(input_.find("GMBL", start), input_.size());
+    position_ = std::min({input_.find("GMBL", start), input_.find("GMBP", start), input_.size()});
     const bool told = given_up_;
     given_up_ = false;
-    if (position_ > start && !told) return Answer{start, false, {}};
+    if (position_ > start && !told) return Answer{start, false, false, {}};
     if (position_ == input_.size()) return std::nullopt;
     const std::string_view left = input_.substr(position_);
     std::uint32_t header[4] = {};
@@ -51,7 +51,7 @@ class Expected {
     const bool well_formed = left.size() >= 16 && header[1] > 0 && classes > 0 && bytes <= 1u << 28 &&
                              bytes % header[1] == 0 && bytes / header[1] == 12 + 4 * classes &&
                              left.size() - 16 >= bytes;
-    const Answer answer{position_, well_formed, well_formed ? left.substr(16, bytes) : ""};
+    const Answer answer{position_, well_formed, left.starts_with("GMBP"), well_formed ? left.substr(16, bytes) : ""};
     given_up_ = !well_formed;
     position_ += well_formed ? 16 + bytes : 4;
     return answer;
@@ -85,6 +85,7 @@ void check_binary(const std::string& bytes) {
     expect(frame->position == "byte " + std::to_string(answer->position), "the frame's position");
     expect(frame->error.empty() == answer->well_formed, "an error where the frame is malformed, and only there");
     expect(!answer->well_formed || payload_of(*frame) == answer->payload, "the frame's numbers");
+    expect(!answer->well_formed || frame->log_probs == answer->log_probs, "log-probabilities where they are asked for");
   }
   expect(!reader->next().has_value(), "the end of the input");
 }
@@ -99,6 +100,8 @@ void check_text(const std::string& bytes) {
     check_frame(*frame);
     expect(frame->position == "line " + std::to_string(number), "the line's number");
     expect(!frame->error.empty() || frame->rows() == 1, "one row in a line");
+    const bool asks = line.substr(std::min(line.find_first_not_of(" \t\r"), line.size())).starts_with('P');
+    expect(!frame->error.empty() || frame->log_probs == asks, "a log-probability where it is asked for");
     expect(frame->classes <= std::int64_t(line.size()), "no more numbers than characters");
   }
   expect(!reader->next().has_value(), "the end of the input");

@@ -21,19 +21,20 @@ TAU_ROWS = b"\200\1\2\0"
 NUMBER, ROWS, DEFAULT, GENERATOR = b"\0" + bytes([42] * 8), b"\6\0", b"\14", b"\17" + bytes(8)
 
 
-def frame(rows: int, classes: int) -> bytes:
+def frame(rows: int, classes: int, magic: bytes = b"GMBL") -> bytes:
     payload = struct.pack(f"<{rows}q{rows}f{rows * classes}f", *range(rows), *[0.5] * rows, *range(rows * classes))
-    return struct.pack("<4sIII", b"GMBL", rows, classes, len(payload)) + payload
+    return struct.pack("<4sIII", magic, rows, classes, len(payload)) + payload
 
 
 FRAMES = {
     "good": b"\0" + frame(1, 2) + frame(2, 3),
+    "log_probs": b"\0" + frame(2, 3, b"GMBP") + frame(1, 2) + b"GMBP",
     "stray_magic": b"\0GMBL" + frame(1, 2),
     "garbage_between": b"\0" + frame(1, 1) + b"GMBGMBX" + frame(1, 1),
     "cut": b"\0" + frame(2, 5)[:-3],
     "frame_within_a_cut_one": b"\0" + frame(1, 100)[:16] + frame(1, 2),
     "claims_most": b"\0" + struct.pack("<4sIII", b"GMBL", 1, (1 << 26) - 3, 1 << 28),
-    "text": b"\0017 1 0.5 -0.5\n\n1\t2 3 \r\n-1 0 -inf 4",
+    "text": b"\0017 1 0.5 -0.5\n\n1\t2 3 \r\n-1 0 -inf 4\n\tP 7 1 0.5 -0.5\nP",
     "malformed_text": b"\0011 2\n1 2 x\x07\n99999999999999999999 1 1\n1 nan 1",
 }
 

@@ -15,10 +15,10 @@ from torch import Tensor
 import gumbel_ext
 
 
-def frame(seeds: Tensor, temperatures: Tensor, logits: Tensor) -> bytes:
+def frame(seeds: Tensor, temperatures: Tensor, logits: Tensor, log_probs: bool = False) -> bytes:
     """The binary frame that `frame.h` describes; seeds and temperatures ``[R]``, logits ``[R, C]``."""
     payload = b"".join(part.contiguous().numpy().tobytes() for part in (seeds, temperatures.float(), logits.float()))
-    return struct.pack("<4sIII", b"GMBL", *logits.shape, len(payload)) + payload
+    return struct.pack("<4sIII", b"GMBP" if log_probs else b"GMBL", *logits.shape, len(payload)) + payload
 
 
 def main() -> None:

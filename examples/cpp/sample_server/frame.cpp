@@ -14,7 +14,8 @@ static_assert(std::endian::native == std::endian::little, "frames are read as th
 
 namespace {
 
-constexpr std::string_view kMagic = "GMBL";
+constexpr std::string_view kMagic = "GMBL", kMagicOfLogProbs = "GMBP";
+constexpr std::size_t kMagicBytes = 4;
 constexpr std::uint64_t kMostBytes = std::uint64_t(1) << 28;
 constexpr std::size_t kLongestLine = std::size_t(1) << 24;
 
@@ -104,7 +105,7 @@ class BinaryReader : public FrameReader {
     const std::uint64_t skipped = window_.offset() - start;
     if (skipped > 0 && !told) {
       frame.position = "byte " + std::to_string(start);
-      frame.error = "expected GMBL, got " + std::to_string(skipped) + " bytes without it";
+      frame.error = "expected GMBL or GMBP, got " + std::to_string(skipped) + " bytes without either";
       return frame;
     }
     if (!found) return std::nullopt;
@@ -122,9 +123,11 @@ class BinaryReader : public FrameReader {
 
   // Skips to the next magic; false where there is none before the end of the input.
   bool find_magic() {
-    for (; window_.has(kMagic.size()); window_.skip(1))
-      if (std::string_view(window_.data(), kMagic.size()) == kMagic) return true;
-    window_.skip(kMagic.size());
+    for (; window_.has(kMagicBytes); window_.skip(1)) {
+      const std::string_view ahead(window_.data(), kMagicBytes);
+      if (ahead == kMagic || ahead == kMagicOfLogProbs) return true;
+    }
+    window_.skip(kMagicBytes);
     return false;
   }
 
@@ -154,7 +157,7 @@ class BinaryReader : public FrameReader {
   }
 
   std::string give_up(std::string error) {
-    window_.skip(kMagic.size());
+    window_.skip(kMagicBytes);
     given_up_ = true;
     return error;
   }
@@ -164,6 +167,7 @@ class BinaryReader : public FrameReader {
     frame.temperatures.resize(header.rows);
     frame.logits.resize(std::size_t(header.rows) * header.classes);
     frame.classes = header.classes;
+    frame.log_probs = std::string_view(header.magic, kMagicBytes) == kMagicOfLogProbs;
     window_.skip(sizeof header);
     const auto take = [&](auto& numbers) {
       const std::size_t bytes = numbers.size() * sizeof numbers[0];
@@ -219,6 +223,10 @@ class TextReader : public FrameReader {
   static void parse(std::string_view line, Frame& frame) {
     std::int64_t seed = 0;
     float temperature = 0;
+    if (blank(line); line.size() > 1 && line[0] == 'P' && (line[1] == ' ' || line[1] == '\t')) {
+      frame.log_probs = true;
+      line.remove_prefix(1);
+    }
     if (!take(line, "SEED, an integer of 64 bits", seed, frame)) return;
     if (!take(line, "TEMPERATURE, a number", temperature, frame)) return;
     for (float logit = 0; frame.logits.empty() || !blank(line);) {

@@ -4,7 +4,7 @@
 /// A binary frame holds rows of logits over the same classes. Numbers are little-endian, nothing is padded:
 ///
 ///   offset        type          what
-///   0             4 bytes       "GMBL"
+///   0             4 bytes       the magic: "GMBL", or "GMBP" where the answer is to have log-probabilities
 ///   4             uint32        R, rows, at least 1
 ///   8             uint32        C, classes, at least 1
 ///   12            uint32        bytes that follow this header: R * (12 + 4 * C), at most 2^28
@@ -12,11 +12,12 @@
 ///   16 + 8 R      float32[R]    temperatures, finite and not negative; 0 is greedy
 ///   16 + 12 R     float32[R*C]  logits, row by row: below +infinity, not NaN, one of a row above -infinity
 ///
-/// A text frame is a line of at most 2^24 characters with one row: SEED TEMPERATURE LOGIT LOGIT ...
+/// A text frame is a line of at most 2^24 characters with one row: SEED TEMPERATURE LOGIT LOGIT ..., or, for a
+/// log-probability too, P SEED TEMPERATURE LOGIT LOGIT ...
 ///
-/// Resynchronisation. Bytes outside a frame are skipped up to the next "GMBL". A frame with a malformed header, or
-/// that the input ends within, is given up after its "GMBL": the reader goes on at the next one, even if that lies
-/// within what the frame claimed. After a malformed line it goes on at the next line. A frame of the right size with
+/// Resynchronisation. Bytes outside a frame are skipped up to the next magic. A frame with a malformed header, or that
+/// the input ends within, is given up after its magic: the reader goes on at the next one, even if that lies within
+/// what the frame claimed. After a malformed line it goes on at the next line. A frame of the right size with
 /// wrong values, or too large for the memory there is, spoils itself alone.
 ///
 /// Memory: a small multiple of the frame's bytes that have come, whatever its header claims.
@@ -30,8 +31,9 @@
 #include <vector>
 
 struct Frame {
-  std::string position;  ///< "byte 128" or "line 3", counted from 0 and from 1
-  std::string error;     ///< what was expected and what came, printable; empty if the frame is well-formed
+  std::string position;    ///< "byte 128" or "line 3", counted from 0 and from 1
+  std::string error;       ///< what was expected and what came, printable; empty if the frame is well-formed
+  bool log_probs = false;  ///< whether the answer is to have them
   std::int64_t classes = 0;
   std::vector<std::int64_t> seeds;
   std::vector<float> temperatures;

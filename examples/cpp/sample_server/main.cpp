@@ -3,9 +3,10 @@
 //
 //   sample_server [--text] [--threads N] < frames > answers
 //
-// frame.h says what a frame is. Its answer is the index drawn for each row, with a space between, or
-// "error at byte 128: ..." for a malformed one. A row's index is drawn from softmax(logits / temperature) and
-// depends on its logits, seed and temperature alone: not on the rows beside it, the frame or the thread.
+// frame.h says what a frame is. Its answer is the index drawn for each row, with a space between, or, where
+// log-probabilities are asked for, index:log-probability; or "error at byte 128: ..." for a malformed one. A row's
+// index is drawn from softmax(logits / temperature) and depends on its logits, seed and temperature alone: not on the
+// rows beside it, the frame or the thread.
 //
 //   main thread: read frames -> queue of tasks -> workers: sample
 //                     \-> queue of their answers, in order -> writer
@@ -56,23 +57,32 @@ std::optional<Options> parse(int argc, char** argv) {
   return options;
 }
 
-at::Tensor sample(Frame& frame) {
+// The draws of a frame; with log-probabilities where it asks for them.
+gumbel_ext::Sample sample(Frame& frame) {
   const std::int64_t rows = frame.rows();
   const auto logits = at::from_blob(frame.logits.data(), {rows, frame.classes}, at::kFloat);
   const auto temperatures = at::from_blob(frame.temperatures.data(), {rows, 1}, at::kFloat);
   const auto seeds = at::from_blob(frame.seeds.data(), {rows}, at::kLong);
-  return gumbel_ext::gumbel_max(logits, temperatures, /*dim=*/-1, /*num_samples=*/{}, /*mask=*/{}, seeds);
+  constexpr std::int64_t kDim = -1;
+  if (frame.log_probs) return gumbel_ext::sample(logits, temperatures, kDim, /*num_samples=*/{}, /*mask=*/{}, seeds);
+  return {gumbel_ext::gumbel_max(logits, temperatures, kDim, /*num_samples=*/{}, /*mask=*/{}, seeds), {}, {}};
+}
+
+std::string shortest(float number) {
+  char digits[32];
+  return {digits, std::to_chars(digits, digits + sizeof digits, number).ptr};
 }
 
 Answer answer(Frame frame) {
   try {
     if (frame.error.empty()) frame.error = check_values(frame);
     if (!frame.error.empty()) return {"error at " + frame.position + ": " + frame.error, 0};
-    const at::Tensor indices = sample(frame);
+    const gumbel_ext::Sample drawn = sample(frame);
     Answer result{{}, frame.rows()};
     for (std::int64_t row = 0; row < result.rows; ++row) {
       if (row > 0) result.line += ' ';
-      result.line += std::to_string(indices.const_data_ptr<std::int64_t>()[row]);
+      result.line += std::to_string(drawn.index.const_data_ptr<std::int64_t>()[row]);
+      if (frame.log_probs) result.line += ':' + shortest(drawn.log_prob.const_data_ptr<float>()[row]);
     }
     return result;
   } catch (const std::bad_alloc&) {  // the next frame may fit
