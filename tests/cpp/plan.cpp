@@ -88,7 +88,8 @@ void backward_and_index_have_tables_of_their_own() {
   EXPECT(plan_index(index_of(forward(9, 64, true)), {}, kHalf, 1).way == Way::kRows);
   EXPECT(plan_index(index_of(forward(9, 65, true)), {}, kDouble, 1).way == Way::kRows);
   EXPECT(plan_index(index_of(forward(9, 65, false)), {}, kHalf, 1).way == Way::kRows);
-  const TopClassesJob few{forward(900, 65, true).scores, {}, 8}, many{forward(900, 2048 * 3, true, 1, true).scores, {}, 5000};
+  const TopClassesJob few{forward(900, 65, true).scores, {}, 8},
+      many{forward(900, 2048 * 3, true, 1, true).scores, {}, 5000};
   EXPECT(plan_top_classes(few, kHalf, 1).way == Way::kSearch && plan_top_classes(few, kDouble, 1).way == Way::kRows);
   EXPECT(plan_top_classes(few, kHalf, 1).group_rows > 1 && plan_top_classes(many, kHalf, 1).group_rows == 1);
 }
