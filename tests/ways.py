@@ -39,8 +39,10 @@ def _of_sample(x: Tensor, sample: Any, dim: int = -1) -> Tensor:
 
 def _of_top_k(x: Tensor, top: Any, dim: int = -1) -> Tensor:
     """The same of draws without replacement."""
-    place = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
-    return _of_sample(x, [(top[part].double() @ place).squeeze(-1) for part in range(3)], dim).to(x.dtype)
+    if isinstance(x, Tensor) and x.is_nested:  # of which torch differentiates a product, and no selection
+        place = torch.tensor([[1.0], [2.0]])
+        return _of_sample(x, [(top[part].to(x.dtype) @ place).squeeze(-1) for part in range(3)], dim)
+    return _of_sample(x, [top[part].select(-1, 0) + 2 * top[part].select(-1, 1) for part in range(3)], dim)
 
 
 OPERATIONS = {
