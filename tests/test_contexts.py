@@ -85,7 +85,7 @@ def test_what_is_unpacked_may_overlap(operation: str) -> None:
         lambda t: t[:1].detach() if t.dim() else t, lambda t: t.expand(ROWS, *t.shape[1:]) if t.dim() else t
     )
     if row.answer:
-        function = functools.partial(lambda function, x: row.answer(x, function(x)), function)
+        function = functools.partial(lambda function, x, *args: row.answer(x, function(x, *args)), function)
     with hooks:
         y = function(x, *row.leading) * 1
     torch.testing.assert_close(*(torch.autograd.grad(y, x, upstream)[0] for y in (y, function(x, *row.leading))))
