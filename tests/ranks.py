@@ -62,7 +62,9 @@ def kinds_of_logits(dtype: torch.dtype) -> dict[str, Tensor]:
     largest = torch.finfo(dtype).max
     x = normal(5, 41)
     ties = torch.zeros(5, 41)
-    signed = torch.where(torch.arange(41) < 10, -0.0, 0.0).expand(5, 41)  # the first part of the uneven ones has -0 alone
+    signed = torch.where(torch.arange(41) < 10, -0.0, 0.0).expand(
+        5, 41
+    )  # the first part of the uneven ones has -0 alone
     strange = x.clone()
     strange[0, [7, 30]], strange[1, [12, 40]], strange[2], strange[3, 1:] = nan, inf, -inf, -inf
     huge = x.sign() * largest
