@@ -19,7 +19,7 @@ from torch._ops import OpOverload
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
-from gumbel_ext import _shards
+from gumbel_ext import _shards, _wire
 from gumbel_ext._shards import Part
 
 # What results are, beside logits of a shape: shaped as they; one a row, without `dim`; one a row, of size 1 along
@@ -167,7 +167,7 @@ def _rule(cls: type, func: OpOverload, types: Any, args: Any, kwargs: Any) -> An
         local["numbers"] = _numbers(layout, given.get("numbers"))
         if "generator" in given and given.get("noise", True) and given["seed"] is given["row_seeds"] is None:
             groups = [layout.mesh.get_group(d) for d in range(layout.mesh.ndim)]
-            local["seed"] = _shards.agreed_seed(groups, local[main_name], given["generator"])
+            local["seed"] = _wire.agreed_seed(groups, local[main_name], given["generator"])
             local["generator"] = None
         group = layout.class_group()
         if group is None:

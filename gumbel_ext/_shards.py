@@ -1,4 +1,4 @@
-"""Rows whose classes lie on several processes: what each computes of its own, and what they tell each other.
+"""Rows whose classes lie on several processes: what each computes of its own, and what all then know.
 
 A process holds some classes of every row, all of them numbered as in the whole; `Part` is that. It searches its own
 classes, and the processes of a group then agree on each row's best by one integer, or by a few numbers, a row.
@@ -15,38 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gumbel_ext._wire import agreed_best, gathered
 from gumbel_ext.functional import _ops
 
-if TYPE_CHECKING:  # (a torch without torch.distributed has no such class)
-    Group = dist.ProcessGroup | None
-
-_all_gather = getattr(dist, "all_gather_single", getattr(dist, "all_gather_into_tensor", None))  # until torch 2.12
-
-_LAST = 2**32 - 1  # complement of class 0, in a key of 64 bits
-_NOTHING = torch.iinfo(torch.int64).min  # the key of no class at all
-
-
-def ordered(scores: Tensor) -> Tensor:
-    """Integers that are ordered as scores are: -0 and +0 are one, NaN is the largest."""
-    scores = torch.where(scores == 0, 0.0, scores)
-    bits = scores.view(torch.int32 if scores.dtype == torch.float32 else torch.int64)
-    largest = torch.iinfo(bits.dtype).max
-    return torch.where(scores.isnan(), largest, torch.where(bits < 0, bits ^ largest, bits))
-
-
-def scores_of(integers: Tensor) -> Tensor:
-    """The scores that `ordered` made these of."""
-    bits = torch.where(integers < 0, integers ^ torch.iinfo(integers.dtype).max, integers)
-    return bits.view(torch.float32 if bits.dtype == torch.int32 else torch.float64)
-
-
-def gathered(mine: Tensor, group: Group) -> Tensor:
-    """Everyone's, in the order of ranks, along a new first dimension."""
-    size = dist.get_world_size(group)
-    everyones = mine.new_empty(size * mine.numel())
-    assert _all_gather is not None
-    _all_gather(everyones, mine.reshape(-1), group=group)
-    return everyones.view(size, *mine.shape)
+if TYPE_CHECKING:
+    from gumbel_ext._wire import Group
 
 
 def working_type(dtype: torch.dtype) -> torch.dtype:
@@ -114,6 +87,11 @@ class Part:
         here = (local >= 0) & (local < self.classes)
         return local.where(here, 0), here
 
+    def agreed(self, group: Group, index: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Of every process's best, the best."""
+        is_double = self.logits.dtype == torch.float64
+        return agreed_best(index, score, group, is_double=is_double, is_empty=self.classes == 0)
+
     def search(self, num_samples: int | None = None, operator: Any = _ops._scored_index) -> tuple[Tensor, ...]:
         """The best class of the part, as the whole numbers it, and its score (float64), which is infinite where a low
         temperature took it out of range; and what else `operator` gives."""
@@ -127,30 +105,7 @@ class Part:
 def best_of(part: Part, group: Group, num_samples: int | None = None) -> tuple[Tensor, Tensor]:
     """Each row's best class in the whole, and its score (float64)."""
     index, score, *_ = part.search(num_samples)
-    return agreed_best(part, group, index, score)
-
-
-def agreed_best(part: Part, group: Group, index: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-    """The best of all parts' best classes, of equals the lowest: one int64 for each, reduced by max; of float64 logits
-    two, gathered.
-
-    Raises IndexError where no process has a class.
-    """
-    if part.logits.dtype == torch.float64:
-        key = ordered(score) if part.classes > 0 else torch.full_like(index, _NOTHING)
-        keys, indices = gathered(torch.stack([key, index]), group).unbind(1)
-        best = keys.amax(0)
-        index = indices.masked_fill(keys != best, torch.iinfo(torch.int64).max).amin(0)
-        score = scores_of(best)
-    else:
-        best = ordered(score.float()).long() << 32 | (_LAST - index)
-        if part.classes == 0:
-            best.fill_(_NOTHING)
-        dist.all_reduce(best, dist.ReduceOp.MAX, group=group)
-        index, score = _LAST - (best & _LAST), scores_of((best >> 32).int()).double()
-    if part.classes == 0 and bool((best == _NOTHING).any()):
-        raise IndexError("local_logits: expected at least one class in all, got none on every rank")
-    return index, score
+    return part.agreed(group, index, score)
 
 
 def gumbel_max(part: Part, group: Group, num_samples: int | None = None) -> Tensor:
@@ -186,7 +141,7 @@ def draw(part: Part, group: Group, num_samples: int | None = None) -> tuple[Tens
     index, score, statistics = part.search(num_samples, _ops._scored_draw)
     if part.classes == 0:
         statistics[..., 0] = -math.inf
-    index = searched_again(part, group, num_samples, *agreed_best(part, group, index, score))
+    index = searched_again(part, group, num_samples, *part.agreed(group, index, score))
     return index, together(gathered(statistics, group), part.row_temperature())
 
 
@@ -293,15 +248,6 @@ def backward(
     if need_tau:
         d_tau = -over_group(d_logits * torch.where(p > 0, p, 1.0).log()) / tau / half
     return ((d_logits / tau / half).to(value.dtype) if need_logits else None), d_tau
-
-
-def agreed_seed(groups: Sequence[Group], like: Tensor, generator: torch.Generator | None) -> int:
-    """A seed from every process's generator, drawn as a call of its own would; the first process's counts."""
-    one = like.new_zeros(1)
-    _, seed = _ops._sample(one, None, 1.0, None, 1.0, None, None, None, generator, 0)
-    for group in groups:
-        dist.broadcast(seed, group=group, group_src=0)
-    return int(seed.item())
 
 
 def row_strides(shape: Sequence[int], dim: int) -> list[int]:

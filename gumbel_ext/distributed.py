@@ -32,13 +32,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gumbel_ext import _shards
+from gumbel_ext import _shards, _wire
 from gumbel_ext._draws import Sample
 from gumbel_ext._shards import Part
 from gumbel_ext.functional import _seed
 
 if TYPE_CHECKING:
-    from gumbel_ext._shards import Group
+    from gumbel_ext._wire import Group
 
 __all__ = ["gumbel_max", "gumbel_softmax", "sample", "softmax"]
 
@@ -208,7 +208,7 @@ def _part(
     if not 0 <= class_offset <= 2**32 - (shape[dim] if shape else 1):
         raise ValueError(f"class_offset: expected a number of classes before 2^32, got {class_offset}")
     if seed is None and noise:
-        seed = _shards.agreed_seed([group], local_logits, generator)
+        seed = _wire.agreed_seed([group], local_logits, generator)
     number, rows = (None, seed) if isinstance(seed, Tensor) else (seed, None)
     return Part(
         local_logits.detach(), dim, [0, class_offset, *_shards.row_strides(shape, dim)], mask,
@@ -218,5 +218,5 @@ def _part(
 
 def _offset(classes: int, device: torch.device, group: Group) -> int:
     """How many classes lie before one's own."""
-    counts = _shards.gathered(torch.tensor([classes], device=device), group)
+    counts = _wire.gathered(torch.tensor([classes], device=device), group)
     return int(counts[: dist.get_rank(group)].sum())

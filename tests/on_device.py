@@ -23,9 +23,8 @@ NOT_PROMISED = (
 )
 OPERATORS = (
     "_relaxed", "_log_relaxed", "_one_hot", "_one_hot_relaxed", "_index", "_scored_index", "_noise", "_noise_at",
-    "_backward", "_backward_", "_draw", "_scored_draw", "_log_prob", "_log_prob_backward", "_sample", "_one_hot_of", "_estimate",
-    "_top_classes", "_top_k",
-    "_top_k_backward",
+    "_backward", "_backward_", "_draw", "_scored_draw", "_log_prob", "_log_prob_backward", "_sample", "_one_hot_of",
+    "_estimate", "_top_classes", "_top_k", "_top_k_backward",
 )  # fmt: skip
 _libraries: list[torch.library.Library] = []
 

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.debug import CommDebugMode
 
 import gumbel_ext
-from gumbel_ext import _shards, distributed
+from gumbel_ext import _shards, _wire, distributed
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 EPSILON = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
@@ -62,7 +62,9 @@ def kinds_of_logits(dtype: torch.dtype) -> dict[str, Tensor]:
     largest = torch.finfo(dtype).max
     x = normal(5, 41)
     ties = torch.zeros(5, 41)
-    signed = torch.where(torch.arange(41) < 3, -0.0, 0.0).expand(5, 41)  # as bits, those of later parts are larger
+    signed = torch.where(torch.arange(41) < 10, -0.0, 0.0).expand(
+        5, 41
+    )  # the first part of the uneven ones has -0 alone
     strange = x.clone()
     strange[0, [7, 30]], strange[1, [12, 40]], strange[2], strange[3, 1:] = nan, inf, -inf, -inf
     huge = x.sign() * largest
@@ -240,7 +242,7 @@ def seeds_that_are_drawn_are_the_first_process_s(rank: Rank) -> None:
 def counted() -> Iterator[list[int]]:
     """The bytes that this process hands to collectives."""
     sent: list[int] = []
-    kept = dist.all_reduce, dist.broadcast, _shards._all_gather
+    kept = dist.all_reduce, dist.broadcast, _wire._all_gather
 
     def count(function: Any, at: int) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -249,11 +251,11 @@ def counted() -> Iterator[list[int]]:
 
         return call
 
-    dist.all_reduce, dist.broadcast, _shards._all_gather = count(kept[0], 0), count(kept[1], 0), count(kept[2], 1)
+    dist.all_reduce, dist.broadcast, _wire._all_gather = count(kept[0], 0), count(kept[1], 0), count(kept[2], 1)
     try:
         yield sent
     finally:
-        dist.all_reduce, dist.broadcast, _shards._all_gather = kept
+        dist.all_reduce, dist.broadcast, _wire._all_gather = kept
 
 
 def few_bytes_are_sent(rank: Rank) -> None:

@@ -76,3 +76,12 @@ def test_a_served_model_says_the_same_on_any_number_of_processes() -> None:
     tokens = [line for line in one if line.startswith("request")]
     assert len(tokens) == 4 and tokens == [line for line in two if line.startswith("request")]
     assert any(line.startswith("| 64 | 8 | 10004 |") or line.startswith("| 64 | 8 | 10008 |") for line in two)
+
+
+@pytest.mark.parametrize("imports", ["gumbel_ext, torch.distributed.tensor", "torch.distributed.tensor, gumbel_ext"])
+def test_dtensors_are_known_whichever_is_imported_first(imports: str) -> None:
+    """And `import gumbel_ext` alone does not import them, which takes a second."""
+    program = f"import {imports}, sys; print('gumbel_ext._dtensor' in sys.modules)"
+    assert run(sys.executable, "-c", program) == "True\n"
+    program = "import gumbel_ext, sys; print('torch.distributed.tensor' in sys.modules)"
+    assert run(sys.executable, "-c", program) == "False\n"

@@ -40,6 +40,8 @@ void arguments() {
   const at::Tensor noise = gumbel_ext::gumbel_noise(x.sizes(), 42);
   const at::Tensor index = gumbel_ext::gumbel_max(x, 1.0, -1, {}, {}, 42);
   EXPECT((x + noise).argmax(-1).equal(index));
+  const auto part = gumbel_ext::gumbel_noise({2, 1}, 42, {}, {}, {}, /*class_offset=*/1, /*row_offset=*/2);
+  EXPECT(part.equal(noise.slice(0, 2, 4).slice(1, 1, 2)));
   EXPECT(gumbel_ext::gumbel_softmax(x, 0.3, /*hard=*/true, -1, {}, 42).argmax(-1).equal(index));
   EXPECT(gumbel_ext::gumbel_softmax(x, 0.3, /*hard=*/false, -1, {}, 42).allclose(((x + noise) / 0.3).softmax(-1)));
 
