@@ -47,7 +47,7 @@ test: build
 # Tests marked `long`, those of other people's models among them, then aarch64, then the statistics of docs/proofs.md (with
 # `dieharder` where it is installed).
 test-long: build
-	$(BIN)/python -m pip install --quiet --group models
+	$(BIN)/python -m pip install --quiet --group models --group sass
 	$(BIN)/python -m pytest -m long
 	$(MAKE) test-aarch64
 	cd tests && $(abspath $(BIN))/python -m randomness

@@ -1,12 +1,16 @@
 """What share of the memory's bandwidth the kernels reach: bytes that have to move, each input read once and each
-output written once, over the time, as a share of what a copy on the same device reaches in the same round."""
+output written once, over the time, as a share of what a copy on the same device reaches in the same round. Beside it
+the share that tools/sass_table.py predicts for an H100, from the instructions it counts."""
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -30,6 +34,14 @@ TARGETS = {
     ("backward", "bfloat16"): 0.85,
 }
 ROUNDS = 15
+PREDICTED = Path(__file__).resolve().parent / "results" / "predicted-h100.json"
+
+
+@functools.cache
+def predictions() -> dict[tuple[str, str, int], float]:
+    """The share of a copy's bandwidth, by kernel, dtype and classes; of some."""
+    records = json.loads(PREDICTED.read_text())
+    return {(r["kernel"], r["dtype"], r["classes"]): r["share"] for r in records}
 
 
 @dataclass(frozen=True)
@@ -48,15 +60,22 @@ class Share:
     def share(self) -> float:
         return self.bytes / self.seconds / self.copy
 
+    @property
+    def predicted(self) -> float | None:
+        """The same share, for an H100."""
+        return predictions().get((self.kernel, self.dtype, self.shape[1]))
+
     def record(self) -> dict[str, Any]:
         met = None if self.at_least is None else round(self.share, 3) >= self.at_least
-        return asdict(self) | {"share": self.share, "met": met}
+        return asdict(self) | {"share": self.share, "predicted": self.predicted, "met": met}
 
     def line(self) -> str:
         rows, classes = self.shape
         size, verdict = f"{rows}x{classes}", ""
+        if self.predicted is not None:
+            verdict = f"predicted {self.predicted:4.0%}  "
         if self.at_least is not None:
-            verdict = f"of {self.at_least:.0%}  " + ("met" if self.record()["met"] else "MISSED")
+            verdict += f"of {self.at_least:.0%}  " + ("met" if self.record()["met"] else "MISSED")
         speed = self.bytes / self.seconds / 1e9
         return f"{self.kernel:<14}{size:<14}{self.dtype:<10}{speed:9.1f} GB/s {self.share:6.1%} {verdict}"
 

@@ -5,8 +5,8 @@
     python benchmarks/gpu_check.py --out DIR --build          # builds it here, with pip
 
 DIR gets tests.txt, sanitizer-*.txt, gpu.json (all figures, with device, driver, torch and commit), gpu.txt (the same
-as a table) and gpu.png. The exit status is 0 where every test passed and no kernel was found at fault; a speed that
-misses its target is reported, and is no failure.
+as a table, predictions of tools/sass_table.py beside what was measured) and gpu.png. The exit status is 0 where every
+test passed and no kernel was found at fault; a speed that misses its target is reported, and is no failure.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """The CUDA half of the build, without a GPU: configures, compiles and links against a CUDA build of torch, with
-warnings as errors; no kernel spills a register. tools/ptxas_table.py makes the table that the run ends with.
+warnings as errors; no kernel spills a register, and none takes more instructions than its ceiling. tools/ptxas_table.py
+and tools/sass_table.py make the tables that the run ends with.
 
 The torch is fetched from the package index (half a gigabyte) and kept in pytest's cache.
 """
@@ -75,6 +76,24 @@ def test_compiles_links_and_spills_nothing(cuda_torch: Path, tmp_path: Path, pyt
         "estimate_rows", "estimate_gradients", "top_k",
     )  # fmt: skip
     assert all(kernel in report.stdout for kernel in kernels)
+
+
+@pytest.mark.long
+def test_instructions_stay_under_their_ceilings(pytestconfig: pytest.Config) -> None:
+    """And what benchmarks/gpu_check.py predicts is what is counted, to a percent."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    import sass_table
+
+    if sass_table.find_nvdisasm() is None:
+        pytest.skip("needs nvdisasm (the package nvidia-cuda-nvdisasm): the instructions were not counted")
+    measured = sass_table.measure(sass_table.ROWS, sass_table.disassemble(sass_table.ROWS))
+    pytestconfig.stash.setdefault(REPORT, []).append(sass_table.table(measured))
+    assert not [each.line() for each in measured if each.is_above]
+    for each, recorded in zip(measured, sass_table.recorded(), strict=True):
+        assert each.record() == recorded | {
+            "instructions": pytest.approx(recorded["instructions"], rel=0.01),
+            "share": pytest.approx(recorded["share"], rel=0.01),
+        }
 
 
 @pytest.mark.parametrize(

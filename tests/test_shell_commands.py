@@ -22,6 +22,7 @@ NOT_RUN = {
         "needs nvcc and a CUDA build of torch; test_cuda_build.py does the same"
     ),
     "cmake --build build/cuda -v 2>&1 | python tools/ptxas_table.py": "as above",
+    "python tools/sass_table.py": "needs nvcc and nvdisasm; test_cuda_build.py does the same",
 }
 
 #: What a reader fills in.
