@@ -131,8 +131,9 @@ struct DeviceOperators {
     return {grad_logits, grad_temperature};
   }
 
-  static Ranked top_classes(const Arguments& args, std::int64_t k) {
+  static Ranked top_classes(const Arguments& args, const Ranking& ranking) {
     const Inputs inputs(args, "temperature", /*may_be_zero=*/true);
+    const std::int64_t k = ranking.k;
     check_k(args.logits, inputs.dim, k);
     auto shape = index_shape(args.logits, inputs.dim, k);
     const auto options = args.logits.options();
@@ -141,7 +142,7 @@ struct DeviceOperators {
     shape.back() = kRowStatistics;
     Tensor statistics = at::empty(C10_AS_INTARRAYREF_SLOW(shape), options.dtype(at::kDouble));
     Device::run(TopClassesJob{inputs.scores, inputs.tau, k, index.template mutable_data_ptr<std::int64_t>(),
-                              found.mutable_data_ptr(), statistics.template mutable_data_ptr<double>()},
+                              found.mutable_data_ptr(), statistics.template mutable_data_ptr<double>(), ranking.relative},
                 element_of(args.logits), inputs.draw());
     return {index, found, statistics};
   }

@@ -15,7 +15,7 @@ TopK top_k(const at::Tensor& logits, std::int64_t k, const Temperature& temperat
   const auto [indices, found, statistics] = call(
       top_classes_operator(),
       {logits, mask, temperature.number, temperature.rows, true, seed.number, seed.rows, generator, dim, {}, number},
-      k);
+      Ranking{k});
   const auto [log_probs, entropy] =
       call_log_prob({logits, mask, temperature.number, temperature.rows, indices, statistics, dim});
   return {indices, log_probs, top_scores_operator().call(found, statistics, log_probs)};

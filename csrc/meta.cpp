@@ -69,10 +69,10 @@ std::tuple<Tensor, Tensor> log_prob_backward_meta(const OptionalTensor& grad_log
   return {new_like(args.logits), grad_temperature};
 }
 
-Ranked top_classes_meta(const Arguments& args, std::int64_t k) {
+Ranked top_classes_meta(const Arguments& args, const Ranking& ranking) {
   const std::int64_t dim = check_arguments(args, "temperature", /*may_be_zero=*/true);
-  check_k(args.logits, dim, k);
-  const auto shape = index_shape(args.logits, dim, k);
+  check_k(args.logits, dim, ranking.k);
+  const auto shape = index_shape(args.logits, dim, ranking.k);
   const auto options = args.logits.options();
   return {at::empty_symint(shape, options.dtype(at::kLong)),
           at::empty_symint(shape, options.dtype(scores_type(args.logits.scalar_type()))),

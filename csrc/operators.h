@@ -134,20 +134,27 @@ using Ranked = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 using TopClassesSignature = Ranked(const at::Tensor& logits, std::int64_t k, const OptionalTensor& mask,
                                    double temperature, const OptionalTensor& temperature_rows, OptionalSeed seed,
                                    const OptionalTensor& row_seeds, const OptionalGenerator& generator,
-                                   std::int64_t dim, OptionalNumbers numbers, std::int64_t call);
+                                   std::int64_t dim, OptionalNumbers numbers, std::int64_t call, bool relative);
+
+struct Ranking {
+  std::int64_t k;
+  bool relative = true;
+};
 
 template <auto kernel>
 Ranked top_classes_kernel(const at::Tensor& logits, std::int64_t k, const OptionalTensor& mask, double temperature,
                           const OptionalTensor& temperature_rows, OptionalSeed seed, const OptionalTensor& row_seeds,
                           const OptionalGenerator& generator, std::int64_t dim, OptionalNumbers numbers,
-                          std::int64_t call) {
+                          std::int64_t call, bool relative) {
   const bool noise = temperature_rows.has_value() || temperature != 0;
   return kernel(
-      Arguments{logits, mask, temperature, temperature_rows, noise, seed, row_seeds, generator, dim, numbers, call}, k);
+      Arguments{logits, mask, temperature, temperature_rows, noise, seed, row_seeds, generator, dim, numbers, call},
+      Ranking{k, relative});
 }
-inline Ranked call(const c10::TypedOperatorHandle<TopClassesSignature>& op, const Arguments& args, std::int64_t k) {
-  return op.call(args.logits, k, args.mask, args.tau, args.tau_rows, args.seed, args.row_seeds, args.generator,
-                 args.dim, args.numbers, args.call);
+inline Ranked call(const c10::TypedOperatorHandle<TopClassesSignature>& op, const Arguments& args,
+                   const Ranking& ranking) {
+  return op.call(args.logits, ranking.k, args.mask, args.tau, args.tau_rows, args.seed, args.row_seeds, args.generator,
+                 args.dim, args.numbers, args.call, ranking.relative);
 }
 inline const auto& top_classes_operator() {
   static const auto op = find_operator<TopClassesSignature>("gumbel_ext::_top_classes");

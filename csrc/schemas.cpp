@@ -109,7 +109,7 @@ TORCH_LIBRARY(gumbel_ext, m) {
              ", bool need_temperature) -> (Tensor, Tensor)",
          false);
   define("_top_classes(Tensor logits, int k, Tensor? mask, float temperature, Tensor? temperature_rows, " + source +
-             ", int dim" + numbers + ") -> (Tensor index, Tensor found, Tensor statistics)",
+             ", int dim" + numbers + ", bool relative=True) -> (Tensor index, Tensor found, Tensor statistics)",
          true);
   define("_top_scores(Tensor found, Tensor statistics, Tensor log_probs) -> Tensor", false);
   define("_log_gumbel_softmax(Tensor logits, Tensor tau, " + source + ") -> Tensor", true);

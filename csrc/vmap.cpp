@@ -161,10 +161,10 @@ Tensor index_vmap(const Arguments& args, const std::optional<c10::SymInt>& num_s
   return batch.result(batch.call_whole(index_operator(), args, num_samples), /*has_classes=*/false);
 }
 
-Ranked top_classes_vmap(const Arguments& args, std::int64_t k) {
-  check_k(args.logits, check_arguments(args, "temperature", /*may_be_zero=*/true), k);
+Ranked top_classes_vmap(const Arguments& args, const Ranking& ranking) {
+  check_k(args.logits, check_arguments(args, "temperature", /*may_be_zero=*/true), ranking.k);
   const NoisyBatch batch(args);
-  const auto [index, found, statistics] = batch.call_whole(top_classes_operator(), args, k);
+  const auto [index, found, statistics] = batch.call_whole(top_classes_operator(), args, ranking);
   return {batch.result(index, /*has_classes=*/false), batch.result(found, /*has_classes=*/false),
           batch.result(statistics, /*has_classes=*/false)};
 }

@@ -19,7 +19,7 @@ from torch._ops import OpOverload
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
-from gumbel_ext import _shards, _wire
+from gumbel_ext import _shard_ranks, _shards, _wire
 from gumbel_ext._shards import Part
 
 # What results are, beside logits of a shape: shaped as they; one a row, without `dim`; one a row, of size 1 along
@@ -198,6 +198,10 @@ def _draw(local: dict[str, Any], dim: int, group: Any) -> tuple[Tensor, Tensor]:
     return _shards.draw(_part(local, dim, "temperature"), group, local["num_samples"])
 
 
+def _top_classes(local: dict[str, Any], dim: int, group: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _shard_ranks.top_classes(_part(local, dim, "temperature"), local["k"], group)
+
+
 def _log_prob(local: dict[str, Any], dim: int, group: Any) -> tuple[Tensor, Tensor]:
     return _shards.log_prob(_part(local, dim, "temperature"), local["index"], local["statistics"], group)
 
@@ -239,7 +243,7 @@ def _backward_in_place(local: dict[str, Any], dim: int, group: Any) -> Tensor | 
 
 _OVER_CLASSES: dict[str, Callable[[dict[str, Any], int, Any], Any]] = {
     "_index": _index, "_relaxed": _relaxed, "_one_hot": _one_hot, "_one_hot_relaxed": _one_hot_relaxed,
-    "_backward": _backward, "_backward_": _backward_in_place, "_draw": _draw, "_log_prob": _log_prob,
+    "_backward": _backward, "_backward_": _backward_in_place, "_draw": _draw, "_log_prob": _log_prob, "_top_classes": _top_classes,
     "_log_prob_backward": _log_prob_backward,
 }  # fmt: skip
 

@@ -32,15 +32,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gumbel_ext import _shards, _wire
-from gumbel_ext._draws import Sample
+from gumbel_ext import _shard_ranks, _shards, _wire
+from gumbel_ext._draws import Sample, TopK
 from gumbel_ext._shards import Part
 from gumbel_ext.functional import _seed
 
 if TYPE_CHECKING:
     from gumbel_ext._wire import Group
 
-__all__ = ["gumbel_max", "gumbel_softmax", "sample", "softmax"]
+__all__ = ["gumbel_max", "gumbel_softmax", "gumbel_top_k", "sample", "softmax"]
 
 
 def softmax(
@@ -119,29 +119,64 @@ def sample(
     the temperature has a gradient, 8 bytes a row.
     """
     part = _part(local_logits, temperature, group, class_offset, dim, mask, seed, generator)
+    index, statistics = _shards.draw(part, group, num_samples)
+    return Sample(index, *_answers(local_logits, temperature, part, group, index, statistics))
+
+
+def gumbel_top_k(
+    local_logits: Tensor,
+    k: int,
+    temperature: float | Tensor = 1.0,
+    *,
+    group: Group = None,
+    class_offset: int | None = None,
+    dim: int = -1,
+    mask: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> TopK:
+    """`gumbel_ext.gumbel_top_k` of the whole: classes, log-probabilities and scores, the same on every process; ``k``
+    at most the number of classes in all.
+
+    Gradients with respect to them are the same on every process, too. On the wire: ``24 k + 24`` bytes a row from each
+    process, and one number in the working precision for each class that is drawn; where a row's best score left the
+    dtype's range, the former twice.
+    """
+    if not isinstance(k, int):
+        raise TypeError(f"k: expected an int, got {type(k).__name__}")
+    if k < 1:
+        raise ValueError(f"k: expected 1 <= k, got {k}")
+    part = _part(local_logits, temperature, group, class_offset, dim, mask, seed, generator)
+    indices, found, statistics = _shard_ranks.top_classes(part, k, group)
+    log_probs, _ = _answers(local_logits, temperature, part, group, indices, statistics)
+    return TopK(indices, log_probs, torch.ops.gumbel_ext._top_scores(found, statistics, log_probs))
+
+
+def _answers(
+    local_logits: Tensor, temperature: float | Tensor, part: Part, group: Group, index: Tensor, statistics: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The log-probabilities of drawn classes, and the entropy."""
     apply: Any = _Answers.apply
     rows = temperature if isinstance(temperature, Tensor) else None
-    return Sample(*apply(local_logits, rows, part, group, num_samples))
+    log_prob, entropy = apply(local_logits, rows, part, group, index, statistics)
+    return log_prob, entropy
 
 
 class _Answers(torch.autograd.Function):
-    """A draw with its log-probability and the entropy."""
-
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, temperature: Tensor | None, part: Part, group: Group, num_samples: int | None
-    ) -> tuple[Tensor, ...]:
-        index, statistics = _shards.draw(part, group, num_samples)
+        ctx: Any, logits: Tensor, temperature: Tensor | None, part: Part, group: Group, index: Tensor,
+        statistics: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         ctx.save_for_backward(logits, temperature, part.mask, index, statistics)
         ctx.part = dataclasses.replace(part, logits=logits.new_empty(0), mask=None, temperature=0.0)
         ctx.temperature, ctx.group = 0.0 if temperature is not None else part.temperature, group
-        ctx.mark_non_differentiable(index)
         ctx.set_materialize_grads(False)
-        return index, *_shards.log_prob(part, index, statistics, group)
+        return _shards.log_prob(part, index, statistics, group)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, _: Tensor | None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         logits, rows, mask, index, statistics = ctx.saved_tensors
         temperature = ctx.temperature if rows is None else rows
         part = dataclasses.replace(ctx.part, logits=logits, mask=mask, temperature=temperature)
@@ -151,7 +186,7 @@ class _Answers(torch.autograd.Function):
         )
         if d_rows is not None:
             d_rows = d_rows.sum_to_size(rows.shape).to(rows.dtype)
-        return (d_logits if needs_logits else None), d_rows, None, None, None
+        return (d_logits if needs_logits else None), d_rows, None, None, None, None
 
 
 class _Relaxed(torch.autograd.Function):

@@ -93,6 +93,35 @@ def indices_are_those_of_one_process(rank: Rank) -> None:
                     assert torch.equal(found, expected), (dtype, name, layout, temperature, arguments.keys())
 
 
+def subsets_are_those_of_one_process(rank: Rank) -> None:
+    for dtype in FLOATS:
+        for name, whole in kinds_of_logits(dtype).items():
+            x = whole.to(dtype)
+            mask = torch.arange(x.shape[1]) % 5 != 3
+            cold = torch.tensor([0, 1e-300, 1e-40, 0.25, 2], dtype=torch.float64)[: x.shape[0], None]
+            for i, layout in enumerate(LAYOUTS):
+                a, b = rank.span(x.shape[1], layout)
+                for j, (temperature, k) in enumerate([(1.0, 1), (0.7, 41), (0.0, 7), (1e-40, 9), (cold, 5)]):
+                    masked = (i + j) % 2 == 1
+                    expected = gumbel_ext.gumbel_top_k(x, k, temperature, mask=mask if masked else None, seed=3)
+                    found = distributed.gumbel_top_k(
+                        x[:, a:b], k, temperature, class_offset=a, mask=mask[a:b] if masked else None, seed=3
+                    )
+                    assert torch.equal(found.indices, expected.indices), (dtype, name, layout, temperature, k, masked)
+                    close(found.log_probs, expected.log_probs)
+                    close(found.scores, expected.scores)
+
+
+def more_classes_than_there_are_is_refused(rank: Rank) -> None:
+    a, b = rank.span(5, "even")
+    try:
+        distributed.gumbel_top_k(torch.zeros(2, 5)[:, a:b], 6, class_offset=a, seed=1)
+    except ValueError as error:
+        assert str(error) == "k: expected 1 <= k <= 5, the number of classes in all, got 6"
+    else:
+        raise AssertionError("nothing was raised")
+
+
 def classes_may_lie_along_any_dimension(rank: Rank) -> None:
     x = normal(3, 23, 4)
     a, b = rank.span(23, "uneven")
@@ -268,6 +297,7 @@ def few_bytes_are_sent(rank: Rank) -> None:
         (torch.float32, lambda x: distributed.gumbel_max(x, class_offset=a, seed=1, num_samples=3), [24]),
         (torch.float32, lambda x: distributed.gumbel_softmax(x, class_offset=a, seed=1), [24]),
         (torch.float32, lambda x: distributed.sample(x, class_offset=a, seed=1), [8, 24, 4]),
+        (torch.float32, lambda x: distributed.gumbel_top_k(x, 3, class_offset=a, seed=1), [24, 72, 12]),
     ]
     for dtype, function, expected in tables:
         with counted() as sent:
@@ -414,11 +444,11 @@ def bad_arguments_are_refused_by_all(rank: Rank) -> None:
 
 
 CASES = (
-    indices_are_those_of_one_process, classes_may_lie_along_any_dimension, relaxed_values_are_within_the_bound,
+    indices_are_those_of_one_process, subsets_are_those_of_one_process, classes_may_lie_along_any_dimension, relaxed_values_are_within_the_bound,
     relaxed_rows_without_a_softmax_are_nan, gradients_are_those_of_one_process, answers_of_a_draw,
     seeds_that_are_drawn_are_the_first_process_s, few_bytes_are_sent, dtensors_in_every_operation,
     rows_that_are_sharded_send_nothing, classes_that_are_sharded_send_little, arguments_beside_dtensors,
-    meshes_of_two_dimensions, bad_arguments_are_refused_by_all,
+    meshes_of_two_dimensions, bad_arguments_are_refused_by_all, more_classes_than_there_are_is_refused,
 )  # fmt: skip
 
 

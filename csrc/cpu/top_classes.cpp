@@ -102,7 +102,7 @@ struct Search {
     std::int64_t larger = 0;  // than every finite logit
     while (larger < k && logits.classes[larger].key >= highest) ++larger;
     const double largest = larger < k ? score_of_key(logits.classes[larger].key) : -infinity();
-    const bool again = largest > -infinity() && std::isinf(quotient(largest, temperature, 0));
+    const bool again = job.relative && largest > -infinity() && std::isinf(quotient(largest, temperature, 0));
     if (again) whole_row(row, job, largest, /*finite_only=*/true, found, workspace);
     if (again || larger == k) {
       std::copy_backward(found.classes, found.classes + (k - larger), found.classes + k);
@@ -120,9 +120,12 @@ struct Search {
     const double largest = defined && temperature > 0 ? quotient(statistics.max, temperature, shift) : 0;
     for (std::int64_t i = 0; i < job.k; ++i) {
       const std::int64_t at = row * job.k + i;
-      double score = score_of_key(found.classes[i].key) - largest;
-      if (temperature == 0) score = i == 0 ? 0 : -infinity();
-      if (!defined) score = std::nan("");
+      double score = score_of_key(found.classes[i].key);
+      if (job.relative) {
+        score -= largest;
+        if (temperature == 0) score = i == 0 ? 0 : -infinity();
+        if (!defined) score = std::nan("");
+      }
       job.index[at] = found.classes[i].index;
       if (is_float())
         static_cast<float*>(job.found)[at] = static_cast<float>(score);

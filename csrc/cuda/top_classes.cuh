@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kTopKThreads, 1)
     const LargestKeys largest = largest_keys<T>(job.scores, row, team);
     // Where a low temperature takes the largest finite logit out of range, that is subtracted first.
     const double finite = score_of_key(largest.of_finite);
-    const bool overflows = temperature > 0 && temperature < 1 && finite > -__builtin_inf() &&
+    const bool overflows = job.relative && temperature > 0 && temperature < 1 && finite > -__builtin_inf() &&
                            is_undefined(RowQuotient<C>(temperature).exact(static_cast<C>(finite)));
     const RowQuotient<C> quotient(temperature, overflows ? finite : 0);
     find_keys<T>(working.keys, job.scores, row, quotient, team);
@@ -155,9 +155,12 @@ __global__ void __launch_bounds__(kTopKThreads, 1)
     sort_ranked(working.ranked, count, team);
     for (std::int64_t i = team.rank(); i < job.k; i += team.size()) {
       job.index[row * job.k + i] = working.ranked[i].index;
-      double score = score_of_key(working.ranked[i].key) - static_cast<double>(base);
-      if (temperature == 0) score = i == 0 ? 0 : -__builtin_inf();
-      if (!defined) score = __builtin_nan("");
+      double score = score_of_key(working.ranked[i].key);
+      if (job.relative) {
+        score -= static_cast<double>(base);
+        if (temperature == 0) score = i == 0 ? 0 : -__builtin_inf();
+        if (!defined) score = __builtin_nan("");
+      }
       static_cast<C*>(job.found)[row * job.k + i] = static_cast<C>(score);
     }
     __syncthreads();
