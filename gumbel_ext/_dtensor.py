@@ -243,8 +243,8 @@ def _backward_in_place(local: dict[str, Any], dim: int, group: Any) -> Tensor | 
 
 _OVER_CLASSES: dict[str, Callable[[dict[str, Any], int, Any], Any]] = {
     "_index": _index, "_relaxed": _relaxed, "_one_hot": _one_hot, "_one_hot_relaxed": _one_hot_relaxed,
-    "_backward": _backward, "_backward_": _backward_in_place, "_draw": _draw, "_log_prob": _log_prob, "_top_classes": _top_classes,
-    "_log_prob_backward": _log_prob_backward,
+    "_backward": _backward, "_backward_": _backward_in_place, "_draw": _draw, "_log_prob": _log_prob,
+    "_log_prob_backward": _log_prob_backward, "_top_classes": _top_classes,
 }  # fmt: skip
 
 for _name in _RESULTS:

@@ -7,9 +7,10 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from gumbel_ext._shards import Part, best_of, together, working_type
+from gumbel_ext._shards import Part, together, working_type
 from gumbel_ext._wire import gathered
 from gumbel_ext.functional import _ops
 
@@ -26,57 +27,73 @@ def top_classes(part: Part, k: int, group: Group) -> tuple[Tensor, Tensor, Tenso
     shift: Tensor | float = 0.0
     *candidates, statistics = _own(part, k)
     statistics = together(gathered(statistics, group), part.row_temperature())
-    index, score = _best(*gathered(torch.stack(candidates), group).unbind(1), k)
-    low = part.row_temperature()
-    again = score[..., 0].isinf() & _is_low(low, score)
-    if bool(again.any()):
-        # A low temperature took the row's best score out of range: as kernels do, with the largest logit subtracted.
-        _, largest = best_of(part.greedy(), group)
-        shift = torch.where(again & largest.isfinite(), largest, 0.0)
-        wide = part.logits.to(working_type(part.logits.dtype))
-        shifted = dataclasses.replace(part, logits=wide - part.along_classes(shift).to(wide.dtype))
-        *candidates, _ = _own(shifted, k)
-        other, its_score = _best(*gathered(torch.stack(candidates), group).unbind(1), k)
-        moved = (shift != 0).unsqueeze(-1)
-        index, score = other.where(moved, index), its_score.where(moved, score)
+    everyones = gathered(torch.stack(candidates), group)
+    index, score = _best(everyones, k)
+    t = torch.as_tensor(part.row_temperature(), dtype=torch.float64, device=score.device)
+    is_low = (t > 0) & (t < 1)
+    out_of_range = everyones[:, 2].isfinite() & everyones[:, 1].isinf()
+    if bool((out_of_range.any(0).any(-1) & is_low).any()):
+        # A low temperature took finite logits out of range: as kernels do, with the largest of them subtracted.
+        largest = _largest_finite(part, group)
+        again = is_low & largest.isfinite() & _quotient(part, largest).isinf()
+        shift = torch.where(again, largest, 0.0)
+        *candidates, _ = _own(part, k, shift)
+        other, its_score = _best(gathered(torch.stack(candidates), group), k)
+        index, score = other.where(again.unsqueeze(-1), index), its_score.where(again.unsqueeze(-1), score)
     return index, _relative(part, score, shift, statistics[..., 0]), statistics
 
 
-def _is_low(temperature: float | Tensor, like: Tensor) -> Tensor:
-    t = torch.as_tensor(temperature, dtype=torch.float64, device=like.device)
-    return (t > 0) & (t < 1)
+def _allowed(part: Part) -> Tensor:
+    """The part's logits, -∞ where the mask is false, the classes last."""
+    x = part.logits if part.mask is None else part.logits.masked_fill(~part.mask, -math.inf)
+    return x.movedim(part.dim, -1) if x.dim() > 0 else x.unsqueeze(-1)
 
 
-def _own(part: Part, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the part's k best: class (float64, infinite where there is none), score, logit; and the part's statistics."""
+def _largest_finite(part: Part, group: Group) -> Tensor:
+    """Each row's largest finite logit, -∞ where there is none; float64."""
+    x = _allowed(part.with_some_class()).double()
+    largest = x.masked_fill(~x.isfinite(), -math.inf).amax(-1)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
+    return largest
+
+
+def _own(part: Part, k: int, shift: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of the part's k best: class (float64, infinite where there is none), score, logit; and the part's statistics.
+    ``shift``, one a row, is subtracted from the logits first; those that it takes to -∞ keep their order."""
     some = part.with_some_class()
     count = min(k, some.classes)
-    logits, mask, *temperature = some.arguments(part.temperature if part.noise else 0.0)
-    index, score, statistics = _ops._top_classes(
-        logits, count, mask, *temperature, part.seed, part.row_seeds, None, part.dim, part.numbers, 0, False
-    )
-    x = some.logits if mask is None else some.logits.masked_fill(~mask, -math.inf)
-    last = x.movedim(part.dim, -1) if x.dim() > 0 else x.unsqueeze(-1)
-    logit = last.gather(-1, index).double()
+
+    def ranked(part: Part) -> tuple[Tensor, Tensor, Tensor]:
+        logits, mask, *temperature = part.arguments(part.temperature if part.noise else 0.0)
+        source = (part.seed if part.noise else 0, part.row_seeds, None)
+        return _ops._top_classes(logits, count, mask, *temperature, *source, part.dim, part.numbers, 0, False)
+
+    if shift is None:
+        index, score, statistics = ranked(some)
+    else:
+        wide = some.logits.to(working_type(some.logits.dtype))
+        index, score, statistics = ranked(
+            dataclasses.replace(some, logits=wide - some.along_classes(shift).to(wide.dtype))
+        )
+        by_logit, _, _ = ranked(some.greedy())
+        index = by_logit.where(score == -math.inf, index)
+    logit = _allowed(some).gather(-1, index).double()
     number = (index + part.class_offset).double()
     if part.classes == 0:
         number.fill_(math.inf)
         statistics[..., 0] = -math.inf
-    rest = (0, k - count)
-    pad = torch.nn.functional.pad
-    return pad(number, rest, value=math.inf), pad(score.double(), rest, value=-math.inf), pad(
-        logit, rest, value=-math.inf
-    ), statistics  # fmt: skip
+    rest, pad = (0, k - count), torch.nn.functional.pad
+    score, logit = (pad(values.double(), rest, value=-math.inf) for values in (score, logit))
+    return pad(number, rest, value=math.inf), score, logit, statistics
 
 
-def _best(numbers: Tensor, scores: Tensor, logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Of everyone's candidates, those of a row along the last dimension, the k best and their scores: by score, NaN the
-    largest; where that is infinite, by logit; ties to the lower class."""
-    columns = [torch.cat(list(each.unbind(0)), -1) for each in (numbers, scores, logits)]
-    number, score, logit = columns
-    order = number.argsort(-1, stable=True)
-    for key in (torch.where(score.isinf(), logit, 0.0), score, (number < math.inf).double()):
-        order = order.gather(-1, key.gather(-1, order).argsort(-1, stable=True, descending=True))
+def _best(everyones: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Of everyone's candidates (processes, columns of `_own`, rows, candidates) a row's k best and their scores: by
+    score, NaN the largest; where that is -∞, by logit; ties to the lower class."""
+    number, score, logit = torch.cat(list(everyones.unbind(0)), -1).unbind(0)
+    order = number.argsort(stable=True, dim=-1)
+    for key in (torch.where(score == -math.inf, logit, 0.0), score, (number < math.inf).double()):
+        order = order.gather(-1, key.gather(-1, order).argsort(stable=True, dim=-1, descending=True))
     order = order[..., :k]
     best = number.gather(-1, order)
     if not bool((best < math.inf).all()):
@@ -85,16 +102,23 @@ def _best(numbers: Tensor, scores: Tensor, logits: Tensor, k: int) -> tuple[Tens
     return best.long(), score.gather(-1, order)
 
 
-def _relative(part: Part, score: Tensor, shift: Tensor | float, largest: Tensor) -> Tensor:
-    """Scores less the quotient of the row's largest logit by the temperature, as kernels round it."""
+def _quotient(part: Part, logit: Tensor) -> Tensor:
+    """A row's logit by its temperature, as kernels round it (csrc/core/search.h)."""
     dtype = working_type(part.logits.dtype)
     info = torch.finfo(dtype)
-    t = torch.as_tensor(part.row_temperature(), dtype=torch.float64, device=score.device)
-    logit, divisor = (largest - shift).to(dtype), torch.where(t == 0, 1.0, t)
+    t = torch.as_tensor(part.row_temperature(), dtype=torch.float64, device=logit.device)
+    held, divisor = logit.to(dtype), torch.where(t == 0, 1.0, t)
     is_held = (divisor >= info.tiny) & (divisor <= info.max)
-    quotient = torch.where(is_held, (logit / divisor.to(dtype)).double(), (logit.double() / divisor).to(dtype).double())
-    found = score - torch.where(largest.isfinite(), quotient, 0.0).unsqueeze(-1)
-    is_first = torch.arange(score.shape[-1], device=score.device) == 0
-    certain = torch.where(is_first, 0.0, -math.inf).to(found.dtype)
+    return torch.where(is_held, (held / divisor.to(dtype)).double(), (held.double() / divisor).to(dtype).double())
+
+
+def _relative(part: Part, score: Tensor, shift: Tensor | float, largest: Tensor) -> Tensor:
+    """Scores less the quotient of the row's largest logit by the temperature."""
+    is_defined, dtype = largest.isfinite(), working_type(part.logits.dtype)
+    t = torch.as_tensor(part.row_temperature(), dtype=torch.float64, device=score.device)
+    origin = torch.where(is_defined, (largest.to(dtype) - torch.as_tensor(shift).to(dtype)).double(), 0.0)
+    found = score - _quotient(part, origin).unsqueeze(-1)
+    certain = torch.full_like(found, -math.inf)
+    certain[..., 0] = 0.0
     found = torch.where((t == 0).unsqueeze(-1), certain, found)
-    return found.masked_fill(~largest.isfinite().unsqueeze(-1), math.nan).to(dtype)
+    return found.masked_fill(~is_defined.unsqueeze(-1), math.nan).to(dtype)

@@ -168,7 +168,13 @@ def log_prob(part: Part, index: Tensor, statistics: Tensor, group: Group) -> tup
     value, entropy = _ops._log_prob(*some.arguments(part.temperature), local, statistics, part.dim)
     value = value.where(here, 0.0)
     dist.all_reduce(value, group=group)
-    return value, entropy
+    if index.dim() < max(part.logits.dim(), 1):  # a draw a row
+        return value, entropy
+    # At temperature 0 the first draw is certain, wherever it lies.
+    certain = torch.where(index == index[..., :1], 0.0, -math.inf).to(value.dtype)
+    temperature = torch.as_tensor(part.row_temperature(), device=value.device)
+    is_certain = (temperature == 0) & statistics[..., 0].isfinite()
+    return torch.where(is_certain.unsqueeze(-1), certain, value), entropy
 
 
 def log_prob_backward(

@@ -190,10 +190,10 @@ def gradients_are_those_of_one_process(rank: Rank) -> None:
         ]
         for layout in LAYOUTS:
             a, b = rank.span(37, layout)
-            for name in ("softmax", "gumbel_softmax", "hard", "sample"):
+            for name in ("softmax", "gumbel_softmax", "hard", "sample", "top-k"):
                 one, many = functions(name, a)
-                if name == "sample":
-                    of_whole, of_part = answers, answers
+                if name in ("sample", "top-k"):
+                    of_whole = of_part = answers if name == "sample" else [answers[0], answers[0].flip(0)]
                 else:
                     of_whole, of_part = [dy], [dy[:, a:b]]
                 expected = gradients_of(one, x, tau, of_whole)
@@ -222,6 +222,10 @@ def functions(name: str, offset: int) -> tuple[Callable[..., Any], Callable[...,
         "sample": (
             lambda x, t: gumbel_ext.sample(x, t, num_samples=3, seed=4),
             lambda x, t: distributed.sample(x, t, num_samples=3, **at),
+        ),
+        "top-k": (
+            lambda x, t: gumbel_ext.gumbel_top_k(x, 3, t, seed=4),
+            lambda x, t: distributed.gumbel_top_k(x, 3, t, **at),
         ),
     }[name]
 
@@ -444,7 +448,8 @@ def bad_arguments_are_refused_by_all(rank: Rank) -> None:
 
 
 CASES = (
-    indices_are_those_of_one_process, subsets_are_those_of_one_process, classes_may_lie_along_any_dimension, relaxed_values_are_within_the_bound,
+    indices_are_those_of_one_process, subsets_are_those_of_one_process,
+    classes_may_lie_along_any_dimension, relaxed_values_are_within_the_bound,
     relaxed_rows_without_a_softmax_are_nan, gradients_are_those_of_one_process, answers_of_a_draw,
     seeds_that_are_drawn_are_the_first_process_s, few_bytes_are_sent, dtensors_in_every_operation,
     rows_that_are_sharded_send_nothing, classes_that_are_sharded_send_little, arguments_beside_dtensors,
