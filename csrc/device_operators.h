@@ -141,9 +141,10 @@ struct DeviceOperators {
     Tensor found = at::empty(index.sizes(), options.dtype(scores_type(args.logits.scalar_type())));
     shape.back() = kRowStatistics;
     Tensor statistics = at::empty(C10_AS_INTARRAYREF_SLOW(shape), options.dtype(at::kDouble));
-    Device::run(TopClassesJob{inputs.scores, inputs.tau, k, index.template mutable_data_ptr<std::int64_t>(),
-                              found.mutable_data_ptr(), statistics.template mutable_data_ptr<double>(), ranking.relative},
-                element_of(args.logits), inputs.draw());
+    Device::run(
+        TopClassesJob{inputs.scores, inputs.tau, k, index.template mutable_data_ptr<std::int64_t>(),
+                      found.mutable_data_ptr(), statistics.template mutable_data_ptr<double>(), ranking.relative},
+        element_of(args.logits), inputs.draw());
     return {index, found, statistics};
   }
 

@@ -193,9 +193,9 @@ struct TopClassesJob {
   RowScalar temperature;          // as IndexJob has it
   std::int64_t k = 1;             // at most the number of classes
   std::int64_t* index = nullptr;  // [rows][k]
-  // [rows][k], in the working precision: their scores less the row's largest logit / temperature. At temperature 0, 0 for
-  // the first class and -infinity for the others; of a row without a softmax, NaN. If not `relative`, the scores as they
-  // are, infinite where a low temperature takes them out of range.
+  // [rows][k], in the working precision: their scores less the row's largest logit / temperature. At temperature 0, 0
+  // for the first class and -infinity for the others; of a row without a softmax, NaN. If not `relative`, the scores as
+  // they are, infinite where a low temperature takes them out of range.
   void* found = nullptr;
   double* statistics = nullptr;  // as IndexJob has them
   bool relative = true;

@@ -33,8 +33,8 @@ void search_again_where_infinite(const ElementKernels& kernels, const IndexJob& 
 void write_statistics(const IndexJob& job, const IndexTask& task) {
   for (std::int64_t r = 0; r < task.group.rows; ++r) {
     const std::int64_t row = task.group.first_row + r;
-    reinterpret_cast<RowStatistics*>(job.statistics)[row] = statistics_of_row(
-        task.statistics + r, task.group.rows, job.scores.shape.tiles(), job.temperature[row]);
+    reinterpret_cast<RowStatistics*>(job.statistics)[row] =
+        statistics_of_row(task.statistics + r, task.group.rows, job.scores.shape.tiles(), job.temperature[row]);
   }
 }
 

@@ -1,4 +1,4 @@
-"""What machine_test.py calls on the machine's devices (machine.h), and how it looks at what they were asked."""
+"""What machine_checks.py calls on the machine's devices (machine.h), and how it looks at what they were asked."""
 
 from __future__ import annotations
 
