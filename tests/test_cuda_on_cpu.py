@@ -202,7 +202,7 @@ def test_noise(cuda: Any, dtype: torch.dtype, shape: tuple[int, int]) -> None:
     """The noise's bits, tails included."""
     seeds = torch.tensor(fingerprint.SEEDS)[torch.arange(shape[0]) % 4]
     for seed, rows in ((1343428, None), (-5, None), (None, seeds)):
-        for numbers in (None, [3, 2, 0]):
+        for numbers in (None, [3, 0, 2, 0], [3, 7, 2, 0]):
             found, expected = (
                 ops._noise(torch.empty(shape, dtype=dtype), seed, rows, None, numbers) for ops in (cuda, cpu)
             )

@@ -61,10 +61,10 @@ void arguments() {
   EXPECT(drawn.log_prob.allclose(log_p.gather(-1, drawn.index.unsqueeze(-1)).squeeze(-1)));
   EXPECT(drawn.entropy.allclose(-(log_p.exp() * log_p).sum(-1)));
 
-  const auto top = gumbel_ext::gumbel_top_k(x, 2, 0.5, -1, {}, 42);
-  EXPECT(top.indices.select(-1, 0).equal(drawn.index));
-  EXPECT(top.log_probs.allclose(log_p.gather(-1, top.indices)));
-  EXPECT(top.scores.allclose((log_p + gumbel_ext::gumbel_noise(x.sizes(), 42)).gather(-1, top.indices)));
+  const auto best = gumbel_ext::gumbel_top_k(x, 2, 0.5, -1, {}, 42);
+  EXPECT(best.indices.select(-1, 0).equal(drawn.index));
+  EXPECT(best.log_probs.allclose(log_p.gather(-1, best.indices)));
+  EXPECT(best.scores.allclose((log_p + gumbel_ext::gumbel_noise(x.sizes(), 42)).gather(-1, best.indices)));
 
   const at::Tensor one_hot = gumbel_ext::gumbel_softmax(x, 1.0, /*hard=*/true, -1, {}, 42);
   for (const char* estimator : {"gumbel", "softmax", "reinmax", "rao"})
