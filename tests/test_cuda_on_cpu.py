@@ -285,6 +285,13 @@ def run_guarded(path: str) -> None:
                 index, _ = cuda._sample(a, m, 0.5, None, 0.5, None, 1, None, None, dim)
                 index, one = fingerprint.guarded(tuple(index.shape), torch.int64).copy_(index), torch.tensor(1)
                 cuda._one_hot_of(index, a, dim)
+                if a.shape[1 - dim] > 200:
+                    continue  # blocks of hundreds of threads a row, of which the first ones have shown all
+                statistics = cuda._draw(a, m, 0.5, None, 1, None, None, dim, None)[1]
+                of_rows = (a, m, 0.5, None, index, statistics, dim)
+                answers = cuda._log_prob(*of_rows)
+                cuda._log_prob_backward(*answers, *of_rows, True)
+                cuda._top_classes(a, 1, m, 0.5, None, 1, None, None, dim)
                 for number in range(4):
                     arguments = (a, m, 0.5, None, 0.5, None, index, one, None, number, 2, dim, None, False)
                     cuda._estimate(guarded, *arguments, True, True)
