@@ -247,16 +247,6 @@ void implement(torch::Library& m) {
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(gumbel_ext, CompositeImplicitAutograd, m) {
-  implement(m);
-}
-// Nested tensors come here for a refusal in one sentence.
-TORCH_LIBRARY_IMPL(gumbel_ext, CompositeImplicitAutogradNestedTensor, m) {
-  implement(m);
-}
-// Under vmap also where no argument is batched: the noise may have to be different for each element.
-TORCH_LIBRARY_IMPL(gumbel_ext, FuncTorchVmapMode, m) {
-  implement(m);
-}
+GUMBEL_EXT_PUBLIC_OPERATORS(implement)
 
 }  // namespace gumbel_ext

@@ -52,14 +52,6 @@ void implement(torch::Library& m) {
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(gumbel_ext, CompositeImplicitAutograd, m) {
-  implement(m);
-}
-TORCH_LIBRARY_IMPL(gumbel_ext, CompositeImplicitAutogradNestedTensor, m) {
-  implement(m);
-}
-TORCH_LIBRARY_IMPL(gumbel_ext, FuncTorchVmapMode, m) {
-  implement(m);
-}
+GUMBEL_EXT_PUBLIC_OPERATORS(implement)
 
 }  // namespace gumbel_ext

@@ -2,12 +2,27 @@
 #pragma once
 
 #include <ATen/record_function.h>
+#include <torch/library.h>
 
 #include "arguments.h"
 #include "gumbel_ext.h"
 
 // What profilers see of a call. (Of an operator they see its name by themselves.)
 #define GUMBEL_EXT_PROFILED(name, ...) RECORD_FUNCTION("gumbel_ext::" name, std::vector<c10::IValue>({__VA_ARGS__}))
+
+// Registers what implement(library) does wherever a public operator has to be found: nested tensors come to it for a
+// refusal in one sentence; under vmap it is called also where no argument is batched, since the noise may have to be
+// different for each element.
+#define GUMBEL_EXT_PUBLIC_OPERATORS(implement)                               \
+  TORCH_LIBRARY_IMPL(gumbel_ext, CompositeImplicitAutograd, m) {             \
+    implement(m);                                                            \
+  }                                                                          \
+  TORCH_LIBRARY_IMPL(gumbel_ext, CompositeImplicitAutogradNestedTensor, m) { \
+    implement(m);                                                            \
+  }                                                                          \
+  TORCH_LIBRARY_IMPL(gumbel_ext, FuncTorchVmapMode, m) {                     \
+    implement(m);                                                            \
+  }
 
 namespace gumbel_ext {
 

@@ -19,6 +19,7 @@ namespace gumbel_ext {
 struct RowStatistics {
   double max, others, weighted;
 };
+constexpr double kLn2 = 0x1.62e42fefa39efp-1;
 constexpr std::int64_t kRowStatistics = sizeof(RowStatistics) / sizeof(double);
 
 // Of two sets of classes together.
@@ -71,6 +72,10 @@ struct RowAnswers {
   }
 };
 
+GUMBEL_EXT_INLINE RowAnswers answers_of(const LogProbJob& job, std::int64_t row) {
+  return {reinterpret_cast<const RowStatistics*>(job.statistics)[row], job.temperature[row]};
+}
+
 // The gradients of a row's answers, class by class, given e^{-L} and L; `draws` is G, `entropy` h. Requires: T > 0, the
 // row defined.
 struct AnswersGradient {
@@ -116,7 +121,6 @@ struct FastAnswersGradient {
   bool is_possible;
 
   GUMBEL_EXT_INLINE explicit FastAnswersGradient(const AnswersGradient& exact) {
-    constexpr double kLn2 = 0x1.62e42fefa39efp-1;
     const double unit = 1 / (exact.sum * exact.answers.temperature);
     const double pull = -fused_multiply_add(exact.entropy, exact.mean, exact.draws), a = pull * unit;
     const double b = -exact.entropy * unit * kLn2;

@@ -12,7 +12,6 @@
 namespace gumbel_ext::cuda {
 
 constexpr int kLogProbThreads = 128;
-constexpr double kLn2 = 0x1.62e42fefa39efp-1;
 
 // The exponentials of a pack's logits, shifted, relative to `max`, and their exponents, base 2, in the logits' place.
 template <typename C, int kClasses>
@@ -89,10 +88,6 @@ __global__ void __launch_bounds__(kLogProbThreads, 2) row_statistics(const __gri
     if (!(temperature == temperature)) mine.max = temperature;
     if (team.rank() == 0 && span.count > 0) reinterpret_cast<RowStatistics*>(job.statistics)[span.row] = mine;
   }
-}
-
-__device__ __forceinline__ RowAnswers answers_of(const LogProbJob& job, std::int64_t row) {
-  return {reinterpret_cast<const RowStatistics*>(job.statistics)[row], job.temperature[row]};
 }
 
 // A logit; -infinity where the mask is false.

@@ -5,10 +5,6 @@
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
-GUMBEL_EXT_INLINE RowAnswers answers_of(const LogProbJob& job, std::int64_t row) {
-  return {reinterpret_cast<const RowStatistics*>(job.statistics)[row], job.temperature[row]};
-}
-
 // A logit; -infinity where the mask is false.
 template <typename T>
 GUMBEL_EXT_INLINE double logit_at(const LogProbJob& job, std::int64_t row, std::int64_t cls) {

@@ -7,8 +7,6 @@
 
 namespace gumbel_ext::cpu::GUMBEL_EXT_ISA {
 
-constexpr double kLn2 = 0x1.62e42fefa39efp-1;
-
 // A row's logits, to `scores`, padded with -infinity to whole vectors; returns the largest.
 template <typename T>
 GUMBEL_EXT_INLINE Compute<T> copy_logits(Compute<T>* scores, std::int64_t r, std::int64_t n,
