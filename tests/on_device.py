@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 # Tests of the CPU that are not asked of another device.
@@ -41,6 +42,15 @@ def _moved(value: Any, device: str) -> Any:
 def is_gpu() -> bool:
     """Whether a GPU's kernels serve these tests: on one, or executed by the CPU."""
     return bool(os.environ.get("GUMBEL_EXT_TEST_DEVICE") or os.environ.get("GUMBEL_EXT_TEST_KERNELS"))
+
+
+def roundings(scores: np.ndarray, noise: np.ndarray, tau: np.ndarray) -> np.ndarray:
+    """How many of 2^-24 a relaxed value of float32 may err, one number a row, of rows of scores = logits + noise: as
+    promised where a GPU's values may be approximate (csrc/cuda/approximate.cuh), else 0."""
+    with np.errstate(all="ignore"):
+        reach = np.abs(scores.astype(np.float64) - noise) + np.abs(noise)
+        reach = np.where(np.isfinite(reach), reach, 0).max(-1, keepdims=True, initial=1)
+        return np.where(tau >= 2.0**-10, 16 + 24 * reach / tau, 0) if is_gpu() else np.zeros_like(tau)
 
 
 def cpu_tests(*names: str, but: tuple[str, ...] = ()) -> list[object]:

@@ -296,6 +296,14 @@ def vjp(
         return dx, error, -(dx * log_p).sum(-1), (error * (1 - log_p) + lost).sum(-1) + smallest
 
 
+def vjp_error(p: Array, p_error: Array, dy: Array, tau: Array | float) -> Array:
+    """How far the gradient of logits is off where p is by p_error."""
+    p, size, tau = (np.asarray(a, np.longdouble) for a in (p, np.abs(dy), tau))
+    with np.errstate(all="ignore"):
+        along = (p * size).sum(-1, keepdims=True)
+        return (p_error * (size + along) + p * (p_error * size).sum(-1, keepdims=True)) / tau
+
+
 def within(found: torch.Tensor, expected: Array, error: Array) -> bool:
     """Whether all numbers are between expected - error and expected + error as their dtype rounds these.
 

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import fingerprint
+import numpy as np
 import on_device
 import pytest
 import reference
 import torch
 from commands import needs_build_tools, run
 
-import gumbel_ext  # noqa: F401  (registers the operators to compare with)
+import gumbel_ext
 
 pytestmark = needs_build_tools
 
@@ -60,6 +61,7 @@ def cuda(library: Path) -> Iterator[Any]:
     yield operators
     operators.force_plan([])
     operators.set_limits(132, 8)
+    operators.set_errors(0)
 
 
 def logits(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -194,6 +196,40 @@ def test_chosen_plans(cuda: Any, limits: tuple[int, int], dtype: torch.dtype) ->
             x, relaxed = x.nan_to_num(0.0), cpu._relaxed(x.nan_to_num(0.0), None, 0.6, None, False, 1, None, None, dim)
         found, expected = (ops._backward(x, relaxed, 0.6, None, dim, True, False)[0] for ops in (cuda, cpu))
         assert_gradients_close(found, expected, relaxed, x, 0.6)
+
+
+def near_ties(rows: int, classes: int) -> torch.Tensor:
+    """Logits with which, in the noise of seed 11, scores come within some roundings of each other: all of a row's, or a
+    few above others."""
+    generator = torch.Generator().manual_seed(classes)
+    g = gumbel_ext.gumbel_noise((rows, classes), seed=11)
+    level = torch.tensor([0.0, 1.0, -3.0, 30.0, 200.0])[torch.arange(rows) % 5, None]
+    apart = torch.randint(-3, 4, (rows, classes), generator=generator) * level.abs().clamp(min=0.5) * 2.0**-23
+    x = level + apart - g
+    share = torch.tensor([0.0, 0.9, 0.999])[torch.arange(rows) % 3, None]
+    return torch.where(torch.rand((rows, classes), generator=generator) < share, x - 4, x)
+
+
+@pytest.mark.parametrize("errors", range(5))
+@pytest.mark.parametrize("name", ["4 lanes", "warp", "warp, 32 each", "block", "cluster of 2", "across, 32 each"])
+def test_approximations_decide_nothing(cuda: Any, name: str, errors: int) -> None:
+    """Whatever the special-function unit's errors, within what is documented: indices are those of the fixed sequence,
+    and values stay within the promised e (16 + 24 M / tau)."""
+    plan, most = ROW_PLANS[name]
+    for classes in (classes for classes in (2, 33, 1000) if classes <= most):
+        for dtype, tau in ((torch.float32, 0.003), (torch.float32, 0.7), (torch.bfloat16, 5.0)):
+            x = near_ties(30, classes).to(dtype)
+            forced = fits(plan, most, x.shape, dtype)
+            cuda.force_plan(forced)
+            cuda.set_errors(errors)
+            arguments = (x, None, tau, None, True, 11, None, None, -1)
+            hot, relaxed = cuda._one_hot_relaxed(*arguments)
+            assert torch.equal(hot, cpu._one_hot_relaxed(*arguments)[0])
+            g = torch.from_numpy(reference.noise(11, *x.shape, np.float64))
+            expected = ((x.double() + g) / tau).softmax(-1).numpy()
+            reach = (x.double().abs() + g.abs()).amax(-1, keepdim=True).clamp(min=1).numpy()
+            bound = 2.0**-24 * (16 + 24 * reach / tau) * expected + 2.0**-150
+            assert reference.within(relaxed, expected, bound)
 
 
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)

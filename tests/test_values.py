@@ -59,6 +59,7 @@ def check(op: Operation, x: torch.Tensor, tau: Any = 1.0, dim: int = -1, mask: A
     with np.errstate(invalid="ignore"):
         scores = logit_rows.astype(np.longdouble)
     exact = np.ones_like(taus, bool)
+    g = np.zeros_like(logit_rows)
     if op is gumbel_softmax:
         g = reference.noise(seed, *scores.shape, logit_rows.dtype)
         # Where half an ulp of x + g is not small beside tau, no relative bound can hold: there, the softmax
@@ -67,6 +68,7 @@ def check(op: Operation, x: torch.Tensor, tau: Any = 1.0, dim: int = -1, mask: A
         scores = np.where(exact, logit_rows + g, scores + g)
     expected, actual = reference.softmax(scores, taus), reference.to_rows(found, dim)
     undefined = ~np.isfinite(scores.max(-1))
+    approximate = np.broadcast_to(on_device.roundings(scores, g, taus), (len(undefined), 1))[~undefined]
     assert np.isnan(actual[undefined]).all()
     scores, expected, actual = scores[~undefined], expected[~undefined], actual[~undefined]
     taus, exact = (np.broadcast_to(a, (len(undefined), 1))[~undefined] for a in (taus, exact))
@@ -75,6 +77,8 @@ def check(op: Operation, x: torch.Tensor, tau: Any = 1.0, dim: int = -1, mask: A
     # What is rounded: a score's sum of logit and noise and the largest one's, where they are not taken as rounded.
     reach = np.where(np.isfinite(scores), np.abs(scores), 0).max(-1, keepdims=True, initial=0)
     roundings = 8 + np.where(exact, 0, 2 * reach) / taus
+    if limits.bits == 32:
+        roundings = np.maximum(roundings, approximate)
     with np.errstate(invalid="ignore"):  # 0 * inf
         bound = (
             np.nan_to_num(limits.eps / 2 * roundings * expected) + limits.smallest_subnormal.astype(np.longdouble) / 2

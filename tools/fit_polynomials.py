@@ -1,4 +1,5 @@
-"""Prints the minimax coefficients in csrc/core/elementary.h, with their largest error (needs mpmath).
+"""Prints the minimax coefficients in csrc/core/elementary.h and csrc/cuda/approximate.cuh, with their largest error
+(needs mpmath).
 
 Remez's exchange in 50 digits: for a target function and a weight on the error, the polynomial of a given
 degree whose largest weighted error is smallest. Source: Muller, "Elementary functions", 3rd ed., section 3.
@@ -67,17 +68,23 @@ def exp2_target(r: mp.mpf) -> mp.mpf:
     return mp.log(2) if abs(r) < mp.mpf("1e-30") else mp.expm1(r * mp.log(2)) / r
 
 
+def log2_target(v: mp.mpf) -> mp.mpf:
+    """-log2(1 - v) / (2 v)."""
+    return 1 / mp.log(4) if abs(v) < mp.mpf("1e-30") else -mp.log1p(-v) / (mp.log(4) * v)
+
+
 def main() -> None:
     least = mp.mpf("1e-4")  # keeps the weights off zero
     third, half = mp.mpf(1) / 3, mp.mpf(1) / 2
     fits = [
-        ("log_polynomial(float)", log_target, lambda f: max(f * f, least), third, 8, 24),
-        ("log_polynomial(double)", log_target, lambda f: max(f * f, least), third, 20, 53),
-        ("exp2_polynomial(float)", exp2_target, lambda r: max(abs(r) / mp.power(2, r), least), half, 5, 24),
-        ("exp2_polynomial(double)", exp2_target, lambda r: max(abs(r) / mp.power(2, r), least), half, 10, 53),
+        ("log_polynomial(float)", log_target, lambda f: max(f * f, least), -third, third, 8, 24),
+        ("log_polynomial(double)", log_target, lambda f: max(f * f, least), -third, third, 20, 53),
+        ("exp2_polynomial(float)", exp2_target, lambda r: max(abs(r) / mp.power(2, r), least), -half, half, 5, 24),
+        ("exp2_polynomial(double)", exp2_target, lambda r: max(abs(r) / mp.power(2, r), least), -half, half, 10, 53),
+        ("Approximate::score", log2_target, lambda v: 1 / log2_target(v), mp.mpf(0), half, 8, 24),
     ]
-    for name, target, weight, bound, degree, bits in fits:
-        coefficients, error = remez(target, weight, -bound, bound, degree)
+    for name, target, weight, low, high, degree, bits in fits:
+        coefficients, error = remez(target, weight, low, high, degree)
         print(f"{name}: degree {degree}, largest error {mp.nstr(error * 2**bits, 3)} * 2^-{bits}; highest power first")
         print("  " + ", ".join(mp.nstr(c, 20) for c in reversed(coefficients)))
 

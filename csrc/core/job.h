@@ -57,7 +57,7 @@ struct RowStrides {
 
   GUMBEL_EXT_INLINE std::int64_t offset(std::int64_t row) const {
     std::int64_t result = 0;
-    for (int d = ndim - 1; d > 0; --d) {
+    GUMBEL_EXT_ROLLED for (int d = ndim - 1; d > 0; --d) {
       const Division division = divide(row, size[d]);
       result += division.remainder * stride[d];
       row = division.quotient;

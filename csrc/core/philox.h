@@ -24,30 +24,42 @@ struct PhiloxWords {
   std::uint32_t word[kPhiloxWords];
 };
 
+GUMBEL_EXT_INLINE PhiloxWords philox_round(const PhiloxWords& c, std::uint32_t key0, std::uint32_t key1) {
+  const std::uint64_t product0 = multiply_wide(kPhiloxMultiplier0, c.word[0]);
+  const std::uint64_t product1 = multiply_wide(kPhiloxMultiplier1, c.word[2]);
+  return {{static_cast<std::uint32_t>(product1 >> 32) ^ c.word[1] ^ key0, static_cast<std::uint32_t>(product1),
+           static_cast<std::uint32_t>(product0 >> 32) ^ c.word[3] ^ key1, static_cast<std::uint32_t>(product0)}};
+}
+
+// Counters become words. Several at a time share the keys of their rounds.
+template <int kCounters>
+GUMBEL_EXT_INLINE void philox4x32_10(PhiloxWords (&counters)[kCounters], std::uint64_t key) {
+  std::uint32_t key0 = static_cast<std::uint32_t>(key), key1 = static_cast<std::uint32_t>(key >> 32);
+  for (int round = 0; round < kPhiloxRounds; ++round, key0 += kPhiloxWeyl0, key1 += kPhiloxWeyl1)
+    for (PhiloxWords& counter : counters) counter = philox_round(counter, key0, key1);
+}
 GUMBEL_EXT_INLINE PhiloxWords philox4x32_10(PhiloxWords counter, std::uint64_t key) {
-  std::uint32_t key0 = static_cast<std::uint32_t>(key);
-  std::uint32_t key1 = static_cast<std::uint32_t>(key >> 32);
-  std::uint32_t c0 = counter.word[0], c1 = counter.word[1];
-  std::uint32_t c2 = counter.word[2], c3 = counter.word[3];
-  for (int round = 0; round < kPhiloxRounds; ++round) {
-    const std::uint64_t product0 = static_cast<std::uint64_t>(kPhiloxMultiplier0) * c0;
-    const std::uint64_t product1 = static_cast<std::uint64_t>(kPhiloxMultiplier1) * c2;
-    c0 = static_cast<std::uint32_t>(product1 >> 32) ^ c1 ^ key0;
-    c1 = static_cast<std::uint32_t>(product1);
-    c2 = static_cast<std::uint32_t>(product0 >> 32) ^ c3 ^ key1;
-    c3 = static_cast<std::uint32_t>(product0);
-    key0 += kPhiloxWeyl0;
-    key1 += kPhiloxWeyl1;
-  }
-  return PhiloxWords{{c0, c1, c2, c3}};
+  PhiloxWords counters[] = {counter};
+  philox4x32_10(counters, key);
+  return counters[0];
+}
+
+// The same in little code, for where it is rarely asked for.
+GUMBEL_EXT_INLINE PhiloxWords philox4x32_10_rolled(PhiloxWords counter, std::uint64_t key) {
+  std::uint32_t key0 = static_cast<std::uint32_t>(key), key1 = static_cast<std::uint32_t>(key >> 32);
+  GUMBEL_EXT_ROLLED for (int round = 0; round < kPhiloxRounds; ++round, key0 += kPhiloxWeyl0, key1 += kPhiloxWeyl1)
+      counter = philox_round(counter, key0, key1);
+  return counter;
 }
 
 // The four words of classes 4 * quad .. 4 * quad + 3 of `row`, for sample number `draw`.
 // The counter layout is part of the promise: (quad, draw, row's low half, row's high half).
+GUMBEL_EXT_INLINE PhiloxWords philox_counter(std::uint64_t row, std::uint32_t quad, std::uint32_t draw) {
+  return {{quad, draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(row >> 32)}};
+}
 GUMBEL_EXT_INLINE PhiloxWords philox_words(std::uint64_t seed, std::uint64_t row, std::uint32_t quad,
                                            std::uint32_t draw) {
-  return philox4x32_10(
-      PhiloxWords{{quad, draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(row >> 32)}}, seed);
+  return philox4x32_10(philox_counter(row, quad, draw), seed);
 }
 
 // The seed of a call that takes its noise from a counter-based generator, such as torch's on CUDA, whose state is

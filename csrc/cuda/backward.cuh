@@ -22,11 +22,8 @@ struct Products {
   __device__ __forceinline__ void load(const BackwardJob& job, const Span& span) {
     const Row<T> p_row = Row<T>::template of<kClasses>(job.relaxed, span.row, span.begin);
     const Row<T> dy_row = Row<T>::template of<kClasses>(job.grad, span.row, span.begin);
-#pragma unroll
-    for (int k = 0; k < kPacks; ++k) {
-      load_numbers<T>(p[k], p_row, span.first(k), span.count, C(0));
-      load_numbers<T>(dy[k], dy_row, span.first(k), span.count, C(0));
-    }
+    load_all_numbers<T>(p, p_row, span, C(0));
+    load_all_numbers<T>(dy, dy_row, span, C(0));
   }
   // The thread's share of <p, dy> * kGradientScale; of scaled numbers where the usual sum is not finite.
   __device__ __forceinline__ double scaled_dot() const {
@@ -64,13 +61,12 @@ struct Products {
     if (is_extreme_for_gradient<C>(tau)) return store_extreme_gradient(job, span, scaled_dot, tau);
     const Row<T> row = Row<T>::template of<kClasses>(job.grad_logits, span.row, span.begin);
     const C factor = static_cast<C>(gradient_factor(tau));
+    C dx[kPacks][kClasses];
 #pragma unroll
-    for (int k = 0; k < kPacks; ++k) {
-      C dx[kClasses];
+    for (int k = 0; k < kPacks; ++k)
 #pragma unroll
-      for (int i = 0; i < kClasses; ++i) dx[i] = GradientOfLogit()(p[k][i], dy[k][i], scaled_dot, factor);
-      store_numbers<T>(row, span.first(k), span.count, dx);
-    }
+      for (int i = 0; i < kClasses; ++i) dx[k][i] = GradientOfLogit()(p[k][i], dy[k][i], scaled_dot, factor);
+    store_all_numbers<T>(row, span, dx);
   }
 
  private:

@@ -45,6 +45,51 @@ __device__ __forceinline__ V* in_block(V* shared, unsigned rank) {
 #endif
 }
 
+// Two numbers rounded to 16 bits, as core/convert.h has it but for the bits of NaN; `low` comes first in memory.
+__device__ __forceinline__ std::uint32_t narrow_two(float low, float high, BFloat16) {
+  std::uint32_t result;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+  return result;
+}
+__device__ __forceinline__ std::uint32_t narrow_two(float low, float high, Float16) {
+  std::uint32_t result;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+  return result;
+}
+__device__ __forceinline__ float widen_half(Float16 x) {
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(x.bits));
+  return result;
+}
+
+// The special-function unit's: subnormal numbers count as 0. Errors: approximate.cuh.
+__device__ __forceinline__ float approximate_log2(float x) {
+  float result;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+__device__ __forceinline__ float approximate_exp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+// The larger of two numbers; NaN where one of them is.
+__device__ __forceinline__ float larger_or_nan(float a, float b) {
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+
+// Keeps the compiler from computing a number anew wherever it is used; and what depends on it from being computed
+// before.
+__device__ __forceinline__ void keep(std::uint32_t& number) {
+  asm volatile("" : "+r"(number));
+}
+__device__ __forceinline__ void keep(std::int64_t& number) {
+  asm volatile("" : "+l"(number));
+}
+
 // Keeps the compiler from computing many addresses beforehand, for which there are no registers.
 template <typename E>
 __device__ __forceinline__ void materialize(E*& address) {
@@ -55,6 +100,16 @@ __device__ __forceinline__ void materialize(E*& address) {
 #endif
 
 namespace gumbel_ext::cuda {
+
+__device__ __forceinline__ double larger_or_nan(double a, double b) {
+  return a > b || a != a ? a : b;
+}
+struct LargerOrNan {
+  template <typename C>
+  __device__ __forceinline__ C operator()(C a, C b) const {
+    return larger_or_nan(a, b);
+  }
+};
 
 constexpr unsigned kAllLanes = 0xffffffffu;
 

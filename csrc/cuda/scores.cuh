@@ -29,11 +29,27 @@ struct NoiseKey {
         first_quad(ClassCounter(noise, begin).quad),
         noise(noise) {
   }
-  // Of the four classes from `first` on, counted from the span's begin.
+  // Of the four classes from each of `first` on, counted from the span's begin.
+  template <int kCounters>
+  __device__ __forceinline__ void words(PhiloxWords (&words)[kCounters], const int (&first)[kCounters],
+                                        std::uint32_t draw) const {
+#pragma unroll
+    for (int c = 0; c < kCounters; ++c) words[c] = philox_counter(row, quad(first[c]), draw);
+    philox4x32_10(words, seed);
+    if (place() == 0) return;
+#pragma unroll
+    for (int c = 0; c < kCounters; ++c) continue_words(words[c], first[c], draw);
+  }
   __device__ __forceinline__ PhiloxWords words(int first, std::uint32_t draw) const {
-    const std::uint32_t quad = first_quad + static_cast<std::uint32_t>(first) / kPhiloxWords;
-    PhiloxWords words = philox_words(seed, row, quad, draw);
-    if (place() != 0) continue_words(words, philox_words(seed, row, quad + 1, draw));
+    PhiloxWords words[1];
+    this->words(words, {first}, draw);
+    return words[0];
+  }
+  // Those that continue words below kTailWords: asked for in one pack of some hundreds.
+  __device__ __forceinline__ PhiloxWords tail_words(int first, std::uint32_t draw) const {
+    draw += kTailDraw;
+    PhiloxWords words = philox4x32_10_rolled(philox_counter(row, quad(first), draw), seed);
+    if (place() != 0) continue_words(words, first, draw);
     return words;
   }
 
@@ -41,8 +57,12 @@ struct NoiseKey {
   __device__ __forceinline__ int place() const {
     return ClassCounter(noise, 0).place;
   }
+  __device__ __forceinline__ std::uint32_t quad(int first) const {
+    return first_quad + static_cast<std::uint32_t>(first) / kPhiloxWords;
+  }
   // The four words from `place` on of these and the next ones.
-  __device__ __forceinline__ void continue_words(PhiloxWords& words, PhiloxWords next) const {
+  __device__ __forceinline__ void continue_words(PhiloxWords& words, int first, std::uint32_t draw) const {
+    PhiloxWords next = philox4x32_10_rolled(philox_counter(row, quad(first) + 1, draw), seed);
 #pragma unroll 1
     for (int i = 0; i < place(); ++i) {
 #pragma unroll
@@ -54,18 +74,21 @@ struct NoiseKey {
   }
 };
 
+__device__ __forceinline__ std::uint32_t smallest(const PhiloxWords& words) {
+  std::uint32_t smallest = ~0u;
+#pragma unroll
+  for (const std::uint32_t word : words.word) smallest = word < smallest ? word : smallest;
+  return smallest;
+}
+
 // The noise of the four classes from `first` on, of which `words` are the words.
 template <typename C>
 __device__ __forceinline__ void words_to_noise(C (&noise)[kPhiloxWords], const PhiloxWords& words, const NoiseKey& key,
                                                int first, std::uint32_t draw) {
-  std::uint32_t smallest = ~0u;
 #pragma unroll
-  for (int i = 0; i < kPhiloxWords; ++i) {
-    noise[i] = gumbel_from_word<C>(words.word[i]);
-    smallest = words.word[i] < smallest ? words.word[i] : smallest;
-  }
-  if (smallest >= kTailWords) return;
-  const PhiloxWords more = key.words(first, draw + kTailDraw);
+  for (int i = 0; i < kPhiloxWords; ++i) noise[i] = gumbel_from_word<C>(words.word[i]);
+  if (smallest(words) >= kTailWords) return;
+  const PhiloxWords more = key.tail_words(first, draw);
 #pragma unroll
   for (int i = 0; i < kPhiloxWords; ++i)
     if (words.word[i] < kTailWords) noise[i] = gumbel_tail<C>(words.word[i], more.word[i]);
@@ -80,6 +103,18 @@ __device__ __forceinline__ void add_noise(C (&scores)[kClasses], const NoiseKey&
 #pragma unroll
     for (int i = 0; i < kPhiloxWords; ++i) scores[q + i] += noise[i];
   }
+}
+
+// The noise of one class.
+template <typename C>
+__device__ __forceinline__ C noise_of_class(const NoiseKey& key, int cls, std::uint32_t draw) {
+  const int first = cls / kPhiloxWords * kPhiloxWords;
+  const auto chosen = [cls](const PhiloxWords& words) {
+    const std::uint32_t low = cls & 1 ? words.word[1] : words.word[0], high = cls & 1 ? words.word[3] : words.word[2];
+    return cls & 2 ? high : low;
+  };
+  const std::uint32_t word = chosen(key.words(first, draw));
+  return word < kTailWords ? gumbel_tail<C>(word, chosen(key.tail_words(first, draw))) : gumbel_from_word<C>(word);
 }
 
 // The logits of a span, -infinity where its mask is false.
@@ -99,7 +134,19 @@ struct Logits {
   // Classes [first, first + kClasses); -infinity from class `count` on.
   __device__ __forceinline__ void load(Compute<T> (&out)[kClasses], int first, int count) const {
     load_numbers<T>(out, row, first, count, -Compute<T>(__builtin_inff()));
+    if (masked) apply_mask(out, first, count);
+  }
+  // All packs of a thread.
+  template <typename Span, int kPacks>
+  __device__ __forceinline__ void load_all(Compute<T> (&out)[kPacks][kClasses], const Span& span) const {
+    load_all_numbers<T>(out, row, span, -Compute<T>(__builtin_inff()));
     if (!masked) return;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) apply_mask(out[p], span.first(p), span.count);
+  }
+
+ private:
+  __device__ __forceinline__ void apply_mask(Compute<T> (&out)[kClasses], int first, int count) const {
     std::uint8_t allowed[kClasses];
     load_pack<std::uint8_t>(allowed, mask, first, count, 1);
 #pragma unroll
@@ -107,6 +154,15 @@ struct Logits {
       if (!allowed[i]) out[i] = -Compute<T>(__builtin_inff());
   }
 };
+
+// The score of one class, by the fixed sequence.
+template <typename T, typename Span>
+__device__ __forceinline__ Compute<T> score_of_class(const Scores& in, const Span& span, int cls) {
+  Compute<T> score[1];
+  Logits<T, 1>(in, span.row, span.begin + cls).load(score, 0, 1);
+  if (in.noise.on) score[0] += noise_of_class<Compute<T>>(NoiseKey(in.noise, span.row, span.begin), cls, /*draw=*/0);
+  return score[0];
+}
 
 // A row's quotients, exact and about: within the slack of WordLimit, or not finite.
 template <typename C>

@@ -149,6 +149,26 @@ void run_grid(dim3 grid, dim3 block_size, unsigned cluster_blocks, const std::fu
   }
 }
 
+Errors errors = Errors::kNone;
+
+double error_share(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  switch (errors) {
+    case Errors::kNone:
+      return 0;
+    case Errors::kMost:
+      return 1;
+    case Errors::kLeast:
+      return -1;
+    case Errors::kRandom:
+      return (bits * 0x9E3779B1u >> 31) != 0 ? 1 : -1;
+    case Errors::kOpposed:
+      return bits % 2 != 0 ? 1 : -1;
+  }
+  return 0;
+}
+
 void check_aligned(const void* address, std::size_t bytes) {
   if (reinterpret_cast<std::uintptr_t>(address) % bytes != 0)
     throw std::runtime_error("an access of " + std::to_string(bytes) + " bytes that is not aligned to them");

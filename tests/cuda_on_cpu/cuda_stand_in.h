@@ -7,6 +7,7 @@
 //   - threads that wait for each other all arrive.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -86,6 +87,12 @@ void forget_output(const void* address);
 // Whether every byte of it was written exactly once; forgets it.
 bool written_once();
 
+// How the special-function unit's functions err, as a share of what their documentation allows.
+enum class Errors { kNone, kMost, kLeast, kRandom, kOpposed };
+extern Errors errors;
+// -1 to 1, the same for the same x: 0; 1; -1; 1 or -1 by chance; or, which drives scores apart, 1 or -1 by a bit of x.
+double error_share(float x);
+
 // All lanes' words, seen from every lane.
 inline const std::uint32_t* exchange(std::uint32_t word) {
   Thread& t = thread();
@@ -148,6 +155,12 @@ inline int __any_sync(unsigned, int predicate) {
   return any != 0;
 }
 
+inline int __ffsll(long long bits) {
+  return __builtin_ffsll(bits);
+}
+inline int __popcll(unsigned long long bits) {
+  return __builtin_popcountll(bits);
+}
 inline int atomicAdd(int* to, int value) {
   return std::exchange(*to, *to + value);  // no other fiber runs meanwhile
 }
@@ -165,6 +178,8 @@ void __stcs(Word* to, Word value) {
 }
 
 // ---- What csrc/cuda/builtins.cuh makes of CUDA's own ------------------------------------------------
+
+#include "../../csrc/core/convert.h"
 
 namespace gumbel_ext::cuda {
 
@@ -185,6 +200,39 @@ V* in_block(V* shared, unsigned rank) {
 }
 template <typename E>
 void materialize(E*&) {
+}
+template <typename Number>
+void keep(Number&) {
+}
+
+template <typename T>
+std::uint32_t narrow_two(float low, float high, T) {
+  T first, second;
+  narrow(low, first);
+  narrow(high, second);
+  return first.bits | static_cast<std::uint32_t>(second.bits) << 16;
+}
+inline float widen_half(Float16 x) {
+  return widen(x);
+}
+
+// The special-function unit's: the exact result rounded once, moved by as much of its documented error as
+// stand_in::error_share(x) says, subnormal numbers being 0.
+inline float with_error(double exact, double error, float x) {
+  const float result = static_cast<float>(exact + error * stand_in::error_share(x));
+  return std::fabs(result) < 0x1p-126f ? 0.0f : result;
+}
+inline float approximate_log2(float x) {
+  if (!(x >= 0x1p-126f)) return x == x && x > -0x1p-126f ? -__builtin_inff() : __builtin_nanf("");
+  const double exact = std::log2(static_cast<double>(x));
+  return with_error(exact, 0x1p-22 * (x > 0.5f && x < 2 ? 1 : std::fabs(exact)), x);
+}
+inline float approximate_exp2(float x) {
+  const double exact = std::exp2(static_cast<double>(x));
+  return with_error(exact, 0x1p-22 * exact, x);
+}
+inline float larger_or_nan(float a, float b) {
+  return a > b || a != a ? a : b;
 }
 
 }  // namespace gumbel_ext::cuda

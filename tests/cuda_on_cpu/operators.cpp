@@ -102,6 +102,11 @@ void set_captured(const Tensor& state, std::int64_t offset_in_graph) {
   captured = {numbers, numbers + 1, static_cast<std::uint64_t>(offset_in_graph)};
 }
 
+// How the special-function unit errs: a number of stand_in::Errors.
+void set_errors(std::int64_t errors) {
+  stand_in::errors = static_cast<stand_in::Errors>(errors);
+}
+
 std::int64_t seed_of_state(std::int64_t seed, std::int64_t offset) {
   return static_cast<std::int64_t>(
       generator_seed(static_cast<std::uint64_t>(seed), static_cast<std::uint64_t>(offset)));
@@ -165,6 +170,7 @@ TORCH_LIBRARY(gumbel_ext_cuda_on_cpu, m) {
   m.def("force_plan", force_plan);
   m.def("set_limits", set_limits);
   m.def("set_captured", set_captured);
+  m.def("set_errors", set_errors);
   m.def("seed_of_state", seed_of_state);
 }
 
