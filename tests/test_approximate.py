@@ -1,5 +1,5 @@
-"""The bounds of csrc/cuda/approximate.cuh, from the documented errors of the special-function unit: on them rest the
-promise on a GPU's values, and the margin within which the fixed sequence decides."""
+"""The bounds of csrc/cuda/approximate.cuh and search.cuh, from the documented errors of the special-function unit: on
+them rest the promise on a GPU's values, and the margins within which the fixed sequence decides."""
 
 from __future__ import annotations
 
@@ -82,3 +82,16 @@ def test_margin(largest: float) -> None:
     rounding = half_ulp(np.float64(largest) + 47) * 2
     apart = 2 * (noise_error(NOISE) + fixed + rounding).max() * 2.0**-24
     assert apart <= 2.0**-13 + 2.0**-20 * largest
+
+
+@pytest.mark.parametrize("score", [0, -3, 50, 1e4, -1e30])
+def test_search_slack(score: float) -> None:
+    """search.cuh: bounds of classes whose rounded scores reach `score` are not below ScoreBound::least(score). In units
+    of 2^-24 of a base-2 logarithm."""
+    bits, size = math.log2(math.e), abs(score) + 46  # at most so large is x / T
+    logarithm = 4 * 32 + bits  # the unit's, of a word, and the word's conversion
+    scale = 3 * bits * size  # 1 / T, log2(e), their product
+    rounding = bits * size + 32 + 65  # of the bound itself, which may be that far above -32
+    exact = bits * (size + 4 * 46 + abs(score))  # the quotient's, the noise's, the sum's
+    least = 3 * (bits * abs(score) + 32)  # how ScoreBound::least itself is rounded
+    assert (logarithm + scale + rounding + exact + least) * 2.0**-24 <= 2e-4 + 2.0**-19 * abs(score)

@@ -232,6 +232,19 @@ def test_approximations_decide_nothing(cuda: Any, name: str, errors: int) -> Non
             assert reference.within(relaxed, expected, bound)
 
 
+@pytest.mark.parametrize("errors", range(5))
+@pytest.mark.parametrize("name", INDEX_PLANS)
+def test_bounds_decide_nothing(cuda: Any, name: str, errors: int) -> None:
+    """Whatever the special-function unit's errors: of the index, too, at temperatures that divide exactly."""
+    cuda.force_plan(INDEX_PLANS[name])
+    cuda.set_errors(errors)
+    for classes in (33, 130, 1000, 4500) if name != "4 lanes" else (16,):
+        for dtype, t in ((torch.float32, 1.0), (torch.float32, 2.0**-20), (torch.bfloat16, 64.0)):
+            arguments = ((near_ties(15, classes) * t).to(dtype), None, t, None, 11, None, None, -1)
+            for samples in (None, 3):
+                assert torch.equal(cuda._index(*arguments, samples), cpu._index(*arguments, samples))
+
+
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(4, 4099), (7, 1), (3, 10), (1, 100000), (0, 3), (2, 0)], ids=str)
 def test_noise(cuda: Any, dtype: torch.dtype, shape: tuple[int, int]) -> None:

@@ -8,8 +8,8 @@ table; the exit status is 1 where a kernel takes more instructions than its ceil
 
 What is counted: tools/sass.py's cheapest way from entry to exit on which all of the row's logits are loaded, 16 bytes
 at a time, given noise, and stored. It is the way of a contiguous row that fills its team, without a mask, with one
-temperature and one seed for all rows. The index streams over its row: its loop's turns, each with the share of packs
-that hold a class which could win (CANDIDATES) at the price of those.
+temperature and one seed for all rows. The index streams over its row: its loop's turns, and what is done once, the
+noise of four classes more among it. (Not counted: that all scores are computed where the bounds do not decide.)
 
 A time is the instructions over the pipe's published throughput; `bound` names the longest.
 """
@@ -38,10 +38,6 @@ RECORD = ROOT / "benchmarks" / "results" / "predicted-h100.json"
 #: An H100's published figures: multiprocessors, clock, bytes a second, and lanes a clock of a multiprocessor.
 MULTIPROCESSORS, HERTZ, BYTES = 132, 1.75e9, 3.0e12
 LANES = {"issue": 128, "alu": 64, "fma": 128, "sfu": 16}
-#: The share of a warp's packs with a candidate, of 128 or 256 classes: standard normal logits, simulated.
-CANDIDATES = {
-    ("float32", 1024): 0.35, ("bfloat16", 1024): 0.53, ("float32", 32000): 0.13, ("bfloat16", 32000): 0.22,
-}  # fmt: skip
 COUNTER = 16  # wide multiplications of a block that holds a Philox counter: 20, less those that are the same for all
 
 
@@ -66,7 +62,7 @@ class Row:
     work: tuple[Work, ...]
     ceiling: float
     turns: float = 0  # of the loop over a row; 0 where there is none
-    candidate: tuple[Work, ...] = ()  # what is done for a pack of each turn besides, where all have a candidate
+    turn: tuple[Work, ...] = ()  # the work of one
 
     @property
     def name(self) -> str:
@@ -77,11 +73,8 @@ class Row:
         once = kernel.through(self.work)
         if self.turns == 0:
             return {pipe: n / self.logits for pipe, n in once.items()}
-        share = CANDIDATES[self.dtype, self.classes]
-        without, every = kernel.turn(self.work), kernel.turn(self.work + self.candidate)
-        rest = {pipe: (once[pipe] - without[pipe]) / self.turns for pipe in once}
-        turn = {pipe: without[pipe] + share * (every[pipe] - without[pipe]) for pipe in every}
-        return {pipe: (rest.get(pipe, 0) + turn.get(pipe, 0)) / self.logits for pipe in {*rest, *turn}}
+        turn = kernel.turn(self.turn)
+        return {pipe: (turn[pipe] + (n - turn[pipe]) / self.turns) / self.logits for pipe, n in once.items()}
 
 
 #: An element's name in C++, its bytes, and the classes of a pack.
@@ -103,12 +96,13 @@ def backward(dtype: str, ceiling: float) -> Row:
 
 
 def index(dtype: str, classes: int, ceiling: float) -> Row:
-    (element, size, pack), packs = ELEMENTS[dtype], 2
+    (element, size, pack), logits = ELEMENTS[dtype], 16
     team, threads = ("WarpTeam<32>", 32) if classes <= 4096 else ("BlockTeam", 256)
-    logits = packs * pack
-    return Row("index", dtype, classes, f"index_rows<{element}, {team}, 1>", "IndexJob, std::int64_t, Best*",
-               size, logits, work(packs, 0, logits // 4), ceiling, classes / (threads * logits),
-               (Work("SHFL", 5 * packs),))  # fmt: skip
+    loads, counters = logits // pack, logits // 4
+    once = (Work(r"MUFU\.LG2", logits + 4), Work(r"STG\.E", 1))  # four classes again, and the result
+    return Row("index", dtype, classes, f"index_rows<{element}, {team}, 1>",
+               "IndexJob, IndexTasks, RowQuotients<float>, Best*", size, logits, work(loads, 0, counters + 1, *once),
+               ceiling, classes / (threads * logits), work(loads, 0, counters))  # fmt: skip
 
 
 ROWS = (
@@ -117,12 +111,12 @@ ROWS = (
     forward("hard, p kept", "float32", 53),
     forward("hard, p kept", "bfloat16", 50),
     forward("softmax", "float32", 17),
-    index("float32", 1024, 58),
-    index("float32", 32000, 33),
-    index("bfloat16", 1024, 64),
-    index("bfloat16", 32000, 35),
-    backward("float32", 19),
-    backward("bfloat16", 21),
+    index("float32", 1024, 30),
+    index("float32", 32000, 22),
+    index("bfloat16", 1024, 31),
+    index("bfloat16", 32000, 22),
+    backward("float32", 16),
+    backward("bfloat16", 20),
 )
 
 

@@ -39,5 +39,13 @@ GUMBEL_EXT_INLINE std::int64_t order_key(double score) {
 GUMBEL_EXT_INLINE double score_of_key(std::int64_t key) {
   return bit_cast<double>(key < 0 ? key ^ kLargestKey : key);
 }
+// The same of numbers that are not NaN.
+GUMBEL_EXT_INLINE std::int32_t order_key(float score) {
+  const std::int32_t bits = bit_cast<std::int32_t>(score + 0.0f);
+  return bits < 0 ? bits ^ 0x7fffffff : bits;
+}
+GUMBEL_EXT_INLINE float score_of_key(std::int32_t key) {
+  return bit_cast<float>(key < 0 ? key ^ 0x7fffffff : key);
+}
 
 }  // namespace gumbel_ext

@@ -50,10 +50,10 @@ struct Approximate {
     return fused_multiply_add(approximate_log2(exponential), -0.693147181f, logit);
   }
 
-  // Logits become scores with the noise of `words`, four of them for the classes from each of `first` on.
+  // Logits become scores with the noise of `words`, those of the counters `quads`.
   template <int kCounters>
   __device__ __forceinline__ static void add_noise(float* scores, const PhiloxWords (&words)[kCounters],
-                                                   const NoiseKey& key, const int (&first)[kCounters]) {
+                                                   const NoiseKey& key, const std::uint32_t (&quads)[kCounters]) {
     float v[kCounters][kPhiloxWords];
     std::uint32_t smallest = ~0u;
 #pragma unroll
@@ -65,7 +65,7 @@ struct Approximate {
       }
     if (smallest < kTailWords)
 #pragma unroll
-      for (int c = 0; c < kCounters; ++c) add_tails(v[c], words[c], key, first[c]);
+      for (int c = 0; c < kCounters; ++c) add_tails(v[c], words[c], key, quads[c]);
 #pragma unroll
     for (int c = 0; c < kCounters; ++c)
 #pragma unroll
@@ -84,9 +84,9 @@ struct Approximate {
 
  private:
   __device__ __forceinline__ static void add_tails(float (&survivals)[kPhiloxWords], const PhiloxWords& words,
-                                                   const NoiseKey& key, int first) {
+                                                   const NoiseKey& key, std::uint32_t quad) {
     if (smallest(words) >= kTailWords) return;
-    const PhiloxWords more = key.tail_words(first, /*draw=*/0);
+    const PhiloxWords more = key.tail_words(quad, /*draw=*/0);
 #pragma unroll
     for (int i = 0; i < kPhiloxWords; ++i)
       if (words.word[i] < kTailWords) survivals[i] = tail_survival(words.word[i], more.word[i]);

@@ -28,7 +28,7 @@ cudaError_t run(const BackwardJob& job, Element element, const Context& context)
     if (launch.plan.kernel == Kernel::kTiles) return run_tiles<T>(job, launch);
     return visit_plan<T>(launch.plan, [&]<typename Team, int kPacks>(Instance<Team, kPacks>) {
       const auto kernel = job.grad_tau ? backward_rows<T, Team, kPacks, true> : backward_rows<T, Team, kPacks, false>;
-      return launch.rows(kernel, shape.rows, 1, job);
+      return launch.rows(kernel, shape.rows, job);
     });
   });
 }

@@ -74,10 +74,16 @@ __device__ __forceinline__ float approximate_exp2(float x) {
   return result;
 }
 
-// The larger of two numbers; NaN where one of them is.
+// The larger, and the smaller, of two numbers; NaN where one of them is.
 __device__ __forceinline__ float larger_or_nan(float a, float b) {
   float result;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+
+__device__ __forceinline__ float smaller_or_nan(float a, float b) {
+  float result;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
   return result;
 }
 
@@ -112,6 +118,16 @@ struct LargerOrNan {
 };
 
 constexpr unsigned kAllLanes = 0xffffffffu;
+
+// Of keys (core/order.h).
+struct LargerKey {
+  __device__ __forceinline__ std::int32_t operator()(std::int32_t a, std::int32_t b) const {
+    return a > b ? a : b;
+  }
+  __device__ __forceinline__ std::int32_t of_warp(std::int32_t key) const {
+    return __reduce_max_sync(kAllLanes, key);
+  }
+};
 
 // The value that the lane whose number differs by `lane_mask` passes; for any type made of 32-bit words.
 template <typename V>

@@ -9,9 +9,9 @@ cudaError_t run_team(const EstimateJob& job, const Launcher& launch, std::int64_
   const std::int64_t rows = job.scores.shape.rows;
   auto* of_sweeps = launch.workspace<EstimatedSweep>(rows * most + rows);
   auto* of_rows = reinterpret_cast<EstimatedRow*>(of_sweeps + rows * most);
-  const cudaError_t error = launch.rows(estimate_rows<T, Team>, rows, 1, job, most, of_rows, of_sweeps);
+  const cudaError_t error = launch.rows(estimate_rows<T, Team>, rows, job, most, of_rows, of_sweeps);
   if (error != cudaSuccess) return error;
-  return launch.rows(estimate_gradients<T, Team>, rows, 1, job, most, of_rows, of_sweeps);
+  return launch.rows(estimate_gradients<T, Team>, rows, job, most, of_rows, of_sweeps);
 }
 
 }  // namespace

@@ -68,7 +68,7 @@ struct EstimateSpan {
   __device__ __forceinline__ C winner(const EstimatedRow& kept, std::uint32_t draw) const {
     const int first = static_cast<int>(index / kPhiloxWords * kPhiloxWords);
     C noise[kPhiloxWords];
-    words_to_noise(noise, key.words(first, draw), key, first, draw);
+    words_to_noise(noise, key.words(key.quad(first), draw), key, key.quad(first), draw);
     C g = noise[0];
 #pragma unroll
     for (int i = 1; i < kPhiloxWords; ++i)

@@ -28,7 +28,7 @@ cudaError_t run(const ForwardJob& job, Element element, const Context& context) 
     const RowExponent<Compute<T>> exponents(job.tau);
     if (launch.plan.kernel == Kernel::kTiles) return run_tiles<T>(job, exponents, launch);
     return visit_plan<T>(launch.plan, [&]<typename Team, int kPacks>(Instance<Team, kPacks>) {
-      return launch.rows(forward_rows<T, Team, kPacks>, shape.rows, 1, job, exponents);
+      return launch.rows(forward_rows<T, Team, kPacks>, shape.rows, job, exponents);
     });
   });
 }

@@ -22,16 +22,16 @@ struct RowExponent {
   }
 };
 
-// Logits become scores with the noise of `words`, four of them for the classes from each of `first` on.
+// Logits become scores with the noise of `words`, those of the counters `quads`.
 template <typename C, int kCounters>
 __device__ __forceinline__ void add_noise(C* scores, const PhiloxWords (&words)[kCounters], const NoiseKey& key,
-                                          const int (&first)[kCounters], bool approximate) {
+                                          const std::uint32_t (&quads)[kCounters], bool approximate) {
   if constexpr (sizeof(C) == 4)
-    if (approximate) return Approximate::add_noise(scores, words, key, first);
+    if (approximate) return Approximate::add_noise(scores, words, key, quads);
 #pragma unroll
   for (int c = 0; c < kCounters; ++c) {
     C noise[kPhiloxWords];
-    words_to_noise(noise, words[c], key, first[c], /*draw=*/0);
+    words_to_noise(noise, words[c], key, quads[c], /*draw=*/0);
 #pragma unroll
     for (int i = 0; i < kPhiloxWords; ++i, ++scores) *scores += noise[i];
   }
@@ -43,17 +43,15 @@ __device__ __forceinline__ void load_scores(Compute<T> (&scores)[kPacks][kClasse
   Logits<T, kClasses>(in, span.row, span.begin).load_all(scores, span);
   if (!in.noise.on) return;
   const NoiseKey key(in.noise, span.row, span.begin);
-  constexpr int kOfPack = kClasses / kPhiloxWords, kCounters = kPacks * kOfPack;
+  constexpr int kCounters = kPacks * kClasses / kPhiloxWords;
   constexpr int kAtOnce = kCounters % 4 == 0 ? 4 : kCounters % 2 == 0 ? 2 : 1;
 #pragma unroll
   for (int counter = 0; counter < kCounters; counter += kAtOnce) {
+    std::uint32_t quads[kAtOnce];
     PhiloxWords words[kAtOnce];
-    int first[kAtOnce];
-#pragma unroll
-    for (int c = 0; c < kAtOnce; ++c)
-      first[c] = span.first((counter + c) / kOfPack) + (counter + c) % kOfPack * kPhiloxWords;
-    key.words(words, first, /*draw=*/0);
-    add_noise(&scores[0][0] + counter * kPhiloxWords, words, key, first, approximate);
+    key.quads(quads, span, /*pack=*/0, counter);
+    key.words(words, quads, /*draw=*/0);
+    add_noise(&scores[0][0] + counter * kPhiloxWords, words, key, quads, approximate);
   }
 }
 

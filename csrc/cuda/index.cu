@@ -4,12 +4,23 @@
 namespace gumbel_ext::cuda {
 namespace {
 
+template <typename T, typename Team, int kDraws>
+cudaError_t run_draws(const IndexJob& job, const Launcher& launch, const Parts& parts, Best* partial) {
+  const std::int64_t groups = divide_up(job.draws, kDraws);
+  const IndexTasks tasks{divide_up(job.scores.shape.rows, launch.rows_at_once()) * groups * parts.count, groups, parts};
+  return launch(index_rows<T, Team, kDraws>, tasks.count, launch.plan.threads, job, tasks,
+                RowQuotients<Compute<T>>(job.temperature), partial);
+}
+
 template <typename T, typename Team>
-cudaError_t run_team(const IndexJob& job, const Launcher& launch, Best* partial) {
-  constexpr int kDraws = sizeof(T) == 4 ? 4 : 2;
-  const std::int64_t rows = job.scores.shape.rows, parts = launch.plan.parts;
-  if (job.draws == 1) return launch.rows(index_rows<T, Team, 1>, rows, parts, job, parts, partial);
-  return launch.rows(index_rows<T, Team, kDraws>, rows, divide_up(job.draws, kDraws) * parts, job, parts, partial);
+cudaError_t run_team(const IndexJob& job, const Launcher& launch, const Parts& parts, Best* partial) {
+  if (job.draws == 1) return run_draws<T, Team, 1>(job, launch, parts, partial);
+  return run_draws<T, Team, sizeof(T) == 4 ? 4 : 2>(job, launch, parts, partial);
+}
+
+template <typename T>
+Parts parts_of(const IndexJob& job, const Plan& plan) {
+  return Parts::of<T>(job.scores.shape.classes, plan.parts);
 }
 
 // How many winners the parts of a plan have, where they are several.
@@ -21,16 +32,17 @@ std::int64_t partial_winners(const IndexJob& job, const Plan& plan) {
 template <typename T>
 cudaError_t run_plan(const IndexJob& job, const Launcher& launch, Best* partial, Best* winners) {
   const Plan& plan = launch.plan;
-  if (plan.parts == 1) partial = winners;
+  const Parts parts = parts_of<T>(job, plan);
+  if (parts.count == 1) partial = winners;
   cudaError_t error = cudaErrorInvalidValue;
-  if (plan.kernel == Kernel::kWarp && plan.lanes == 4) error = run_team<T, WarpTeam<4>>(job, launch, partial);
-  if (plan.kernel == Kernel::kWarp && plan.lanes == 8) error = run_team<T, WarpTeam<8>>(job, launch, partial);
-  if (plan.kernel == Kernel::kWarp && plan.lanes == 32) error = run_team<T, WarpTeam<32>>(job, launch, partial);
-  if (plan.kernel == Kernel::kAcross) error = run_team<T, AcrossTeam>(job, launch, partial);
-  if (plan.kernel == Kernel::kBlock) error = run_team<T, BlockTeam>(job, launch, partial);
-  if (error != cudaSuccess || plan.parts == 1) return error;
+  if (plan.kernel == Kernel::kWarp && plan.lanes == 4) error = run_team<T, WarpTeam<4>>(job, launch, parts, partial);
+  if (plan.kernel == Kernel::kWarp && plan.lanes == 8) error = run_team<T, WarpTeam<8>>(job, launch, parts, partial);
+  if (plan.kernel == Kernel::kWarp && plan.lanes == 32) error = run_team<T, WarpTeam<32>>(job, launch, parts, partial);
+  if (plan.kernel == Kernel::kAcross) error = run_team<T, AcrossTeam>(job, launch, parts, partial);
+  if (plan.kernel == Kernel::kBlock) error = run_team<T, BlockTeam>(job, launch, parts, partial);
+  if (error != cudaSuccess || parts.count == 1) return error;
   const std::int64_t results = job.scores.shape.rows * job.draws;
-  return launch(index_combine, results, kIndexThreads, job, plan.parts, partial, winners);
+  return launch(index_combine, results, kIndexThreads, job, parts.count, partial, winners);
 }
 
 }  // namespace
@@ -45,7 +57,7 @@ cudaError_t run(const IndexJob& job, Element element, const Context& context) {
     const cudaError_t error = run_plan<T>(job, launch, partial, nullptr);
     const RowScalar& t = job.temperature;
     if (error != cudaSuccess || !(t.rows || (t.value > 0 && t.value < 1))) return error;  // none is searched again
-    return launch(index_again<T>, divide_up(results, kIndexThreads), kIndexThreads, job, launch.plan.parts);
+    return launch(index_again<T>, divide_up(results, kIndexThreads), kIndexThreads, job, parts_of<T>(job, launch.plan));
   });
   return error == cudaSuccess && job.statistics ? run_statistics(job, element, context) : error;
 }

@@ -1,121 +1,44 @@
 // The index kernel: argmax(logits / temperature + noise), for any number of draws. A team streams over its row, or
 // over one of the parts into which few and long rows are cut, and takes kDraws draws at a time.
-//
-// In float, a class can win only if its word is small (core/search.h): most need no logarithm.
 #pragma once
 
-#include "scores.cuh"
+#include "search.cuh"
 
 namespace gumbel_ext::cuda {
 
-// Whether any of a thread's classes could reach `best`.
-template <int kClasses>
-__device__ __forceinline__ bool may_win(const float (&logits)[kClasses], const PhiloxWords (&words)[kClasses / 4],
-                                        const RowQuotient<float>& quotient, float best_offset) {
-  bool hit = false;
-#pragma unroll
-  for (int i = 0; i < kClasses; ++i)
-    hit |= !quotient.is_noisy() ||
-           !(log2_of_word(words[i / 4].word[i % 4]) > WordLimit::limit(quotient.about(logits[i]), best_offset));
-  return hit;
-}
-
-// Four classes, from position `first` of a span of `count`.
-template <typename C>
-__device__ __forceinline__ void try_classes(Winner<C>& best, const C* logits, const RowQuotient<C>& quotient,
-                                            const C (&noise)[kPhiloxWords], int first, int count) {
-#pragma unroll
-  for (int i = 0; i < kPhiloxWords; ++i) {
-    const C score = quotient.exact(logits[i]) + (quotient.is_noisy() ? noise[i] : C(0));
-    if (first + i < count && beats(score, best.score)) best = {score, first + i};
-  }
-}
-
-// One draw's search through a span.
-template <int kLanes, typename C>
-struct Search {
-  Winner<C> best{-C(__builtin_inff()), 0};
-  float best_offset = WordLimit::offset(-__builtin_inff());
-
-  template <int kClasses>
-  __device__ __forceinline__ void pack(const C (&logits)[kClasses], const RowQuotient<C>& quotient, const NoiseKey& key,
-                                       int first, int count, std::uint32_t draw) {
-    PhiloxWords words[kClasses / kPhiloxWords];
-#pragma unroll
-    for (int q = 0; q < kClasses / kPhiloxWords; ++q) words[q] = key.words(first + q * kPhiloxWords, draw);
-    if constexpr (sizeof(C) == 4)
-      if (!__any_sync(kAllLanes, first < count && may_win(logits, words, quotient, best_offset))) return;
-#pragma unroll
-    for (int q = 0; q < kClasses / kPhiloxWords; ++q) {
-      C noise[kPhiloxWords];
-      words_to_noise(noise, words[q], key, first + q * kPhiloxWords, draw);
-      try_classes(best, &logits[q * kPhiloxWords], quotient, noise, first + q * kPhiloxWords, count);
-    }
-    if constexpr (sizeof(C) == 4) {
-      const auto larger = [](float a, float b) { return a >= b ? a : b; };  // a NaN stays with its own lane
-      best_offset = WordLimit::offset(combine_lanes<kLanes>(best.score, larger));
-    }
-  }
-  template <int kClasses>
-  __device__ __forceinline__ void pack_without_noise(const C (&logits)[kClasses], const RowQuotient<C>& quotient,
-                                                     int first, int count) {
-    const C none[kPhiloxWords] = {};
-#pragma unroll
-    for (int q = 0; q < kClasses; q += kPhiloxWords) try_classes(best, &logits[q], quotient, none, first + q, count);
-  }
-};
-
-// Packs that a thread loads before it looks at the first: enough bytes on their way to keep memory busy.
-constexpr int kLoads = 2;
-
-// The winners of draws [first_draw, first_draw + kDraws) in the span, the same for all of its team. `length` is the
-// span's `count`, also for threads whose row does not exist.
-template <typename T, int kDraws, typename Team, int kClasses>
-__device__ __forceinline__ void search_span(Winner<Compute<T>> (&best)[kDraws], const Scores& scores,
-                                            const Span<Team, kClasses>& span, int length,
-                                            const RowQuotient<Compute<T>>& quotient, std::int64_t first_draw) {
-  using C = Compute<T>;
-  const bool noisy = __any_sync(kAllLanes, scores.noise.on && quotient.is_noisy());
-  const NoiseKey key(scores.noise, span.row, span.begin);
-  const Logits<T, kClasses> row(scores, span.row, span.begin);
-  Search<Team::kLanes, C> searches[kDraws];
-  for (int step = 0; step * span.team.size() * kClasses < length; step += kLoads) {
-    C logits[kLoads][kClasses];
-#pragma unroll
-    for (int p = 0; p < kLoads; ++p) row.load(logits[p], span.first(step + p), span.count);
-#pragma unroll
-    for (int p = 0; p < kLoads; ++p)
-#pragma unroll
-      for (int d = 0; d < kDraws; ++d) {
-        const int first = span.first(step + p);
-        if (noisy)
-          searches[d].pack(logits[p], quotient, key, first, span.count, static_cast<std::uint32_t>(first_draw + d));
-        else
-          searches[d].pack_without_noise(logits[p], quotient, first, span.count);
-      }
-  }
-#pragma unroll
-  for (int d = 0; d < kDraws; ++d) best[d] = span.team.combine(searches[d].best, Better());
-}
-
-// A row in parts of one width, whole packs; the last may be shorter, or empty.
-template <typename T, typename Team>
+// A row in parts of one width, whole packs; the last may be shorter.
 struct Parts {
-  static constexpr int kClasses = kPackClasses<T>;
-  std::int64_t classes, width;
+  std::int64_t count, width;
+  int last;  // its length
 
-  __device__ __forceinline__ Parts(std::int64_t classes, std::int64_t parts)
-      : classes(classes), width((divide(classes + parts - 1, parts).quotient + kClasses - 1) / kClasses * kClasses) {
+  // At most `most`. Requires: classes > 0.
+  template <typename T>
+  static Parts of(std::int64_t classes, std::int64_t most) {
+    const std::int64_t width = divide_up(divide_up(classes, most), kPackClasses<T>) * kPackClasses<T>;
+    const std::int64_t count = divide_up(classes, width);
+    return {count, width, static_cast<int>(classes - (count - 1) * width)};
   }
   __device__ __forceinline__ int length(std::int64_t part) const {
-    const std::int64_t left = classes - part * width;
-    return static_cast<int>(left < 0 ? 0 : left < width ? left : width);
+    return part == count - 1 ? last : static_cast<int>(width);
   }
-  __device__ __forceinline__ Span<Team, kClasses> span(const Team& team, const Shape& shape, std::int64_t base,
-                                                       std::int64_t part) const {
+  template <typename T, typename Team>
+  __device__ __forceinline__ Span<Team, kPackClasses<T>> span(const Team& team, const Shape& shape, std::int64_t base,
+                                                              std::int64_t part) const {
     return {team, shape, base, part * width, length(part)};
   }
 };
+
+// What the blocks of the index kernel do, one after the other: a group of rows, as many as a block serves at once, some
+// of their draws, and one part.
+struct IndexTasks {
+  std::int64_t count, draw_groups;
+  Parts parts;
+};
+
+// a / b, where b mostly is 1.
+__device__ __forceinline__ Division split(std::int64_t a, std::int64_t b) {
+  return b == 1 ? Division{a, 0} : divide(a, b);
+}
 
 // To `out` goes the index, or its complement, of rows without a softmax where the job marks them, and where a low
 // temperature took the row's best score out of range (to two infinities that tie, say): index_again searches that row
@@ -130,37 +53,36 @@ __device__ __forceinline__ void write_best(const IndexJob& job, std::int64_t i, 
 template <typename T, typename Team, int kDraws>
 constexpr int index_min_blocks() {
   if (sizeof(T) == 8) return 1;
-  return sizeof(T) == 4 && kDraws == 1 && std::is_same_v<Team, BlockTeam> ? 3 : 2;
+  return 2;
 }
 
 // To `partial`, [rows][draws][parts], where that is given; else there is one part, and the job's `out` is written.
 template <typename T, typename Team, int kDraws>
 __global__ void __launch_bounds__(kIndexThreads, index_min_blocks<T, Team, kDraws>())
-    index_rows(const __grid_constant__ IndexJob job, std::int64_t parts, Best* partial) {
+    index_rows(const __grid_constant__ IndexJob job, const __grid_constant__ IndexTasks tasks,
+               const __grid_constant__ RowQuotients<Compute<T>> quotients, Best* partial) {
   using C = Compute<T>;
   GUMBEL_EXT_SHARED(typename Team::Scratch, scratch);
   const Team team{scratch};
   const Shape& shape = job.scores.shape;
-  const std::int64_t draw_groups = (job.draws + kDraws - 1) / kDraws;
-  const std::int64_t tasks = (shape.rows + team.rows() - 1) / team.rows() * draw_groups * parts;
-  const Parts<T, Team> row_parts(shape.classes, parts);
-  for (std::int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
-    const Division by_part = divide(task, parts), by_draw = divide(by_part.quotient, draw_groups);
+  const Parts& parts = tasks.parts;
+  for (std::int64_t task = blockIdx.x; task < tasks.count; task += gridDim.x) {
+    const Division by_part = split(task, parts.count), by_draw = split(by_part.quotient, tasks.draw_groups);
     const std::int64_t part = by_part.remainder, first_draw = by_draw.remainder * kDraws;
-    const auto span = row_parts.span(team, shape, by_draw.quotient * team.rows(), part);
-    const double temperature = temperature_of(job.temperature, span.row, /*may_be_zero=*/true);
+    const auto span = parts.template span<T>(team, shape, by_draw.quotient * team.rows(), part);
+    const RowQuotient<C> quotient = quotients(job.temperature, span.row);
     Winner<C> best[kDraws];
-    search_span<T>(best, job.scores, span, row_parts.length(part), RowQuotient<C>(temperature), first_draw);
-    if (team.rank() != 0 || by_draw.quotient * team.rows() + team.row() >= shape.rows) continue;
+    search_span<T>(best, job.scores, span, parts.length(part), quotient, first_draw);
+    if (team.rank() != 0 || span.count == 0) continue;
 #pragma unroll
     for (int d = 0; d < kDraws; ++d) {
-      if (first_draw + d >= job.draws) break;
+      if (kDraws > 1 && first_draw + d >= job.draws) break;
       const std::int64_t i = span.row * job.draws + first_draw + d;
       const double score = static_cast<double>(best[d].score);
       if (partial)
-        partial[i * parts + part] = {score, span.begin + best[d].index};
+        partial[i * parts.count + part] = {score, span.begin + best[d].index};
       else
-        write_best(job, i, {score, best[d].index}, temperature);
+        write_best(job, i, {score, best[d].index}, quotient.exact_temperature);
     }
   }
 }
@@ -186,17 +108,16 @@ static __global__ void __launch_bounds__(kIndexThreads, 2)
 // A block looks at as many as it has threads, and searches for one after the other.
 template <typename T>
 __global__ void __launch_bounds__(kIndexThreads, 2)
-    index_again(const __grid_constant__ IndexJob job, std::int64_t parts) {
+    index_again(const __grid_constant__ IndexJob job, const __grid_constant__ Parts parts) {
   using C = Compute<T>;
   GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
   const BlockTeam team{scratch};
   const Shape& shape = job.scores.shape;
-  const Parts<T, BlockTeam> row_parts(shape.classes, parts);
   const std::int64_t results = shape.rows * job.draws;
   const auto search = [&](std::int64_t row, const RowQuotient<C>& quotient, std::int64_t draw) {
     Best best{-__builtin_inf(), shape.classes};
-    for (std::int64_t part = 0; part < parts; ++part) {
-      const auto span = row_parts.span(team, shape, row, part);
+    for (std::int64_t part = 0; part < parts.count; ++part) {
+      const auto span = parts.template span<T>(team, shape, row, part);
       Winner<C> found[1];
       search_span<T>(found, job.scores, span, span.count, quotient, draw);
       best = Better()(best, Best{static_cast<double>(found[0].score), span.begin + found[0].index});

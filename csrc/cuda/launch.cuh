@@ -57,14 +57,14 @@ struct Launcher {
     const LaunchConfig launch((tasks < most ? tasks : most) * plan.blocks, threads, plan.blocks, context.stream);
     return cudaLaunchKernelEx(&launch.config, kernel, static_cast<Parameters>(arguments)...);
   }
-  // The same for rows of which a block serves as many as its teams do.
+  // How many rows a block serves at once.
+  std::int64_t rows_at_once() const {
+    return plan.kernel == Kernel::kWarp ? plan.threads / plan.lanes : plan.kernel == Kernel::kAcross ? kWarp : 1;
+  }
+  // The same for rows.
   template <typename... Parameters, typename... Arguments>
-  cudaError_t rows(void (*kernel)(Parameters...), std::int64_t rows, std::int64_t tasks_per_row,
-                   const Arguments&... arguments) const {
-    const std::int64_t at_once = plan.kernel == Kernel::kWarp     ? plan.threads / plan.lanes
-                                 : plan.kernel == Kernel::kAcross ? kWarp
-                                                                  : 1;
-    return (*this)(kernel, divide_up(rows, at_once) * tasks_per_row, plan.threads, arguments...);
+  cudaError_t rows(void (*kernel)(Parameters...), std::int64_t rows, const Arguments&... arguments) const {
+    return (*this)(kernel, divide_up(rows, rows_at_once()), plan.threads, arguments...);
   }
   template <typename V>
   V* workspace(std::int64_t count) const {

@@ -29,8 +29,8 @@ cudaError_t run_statistics(const IndexJob& job, Element element, const Context& 
   if (shape.classes > kMostClasses) return cudaErrorInvalidValue;
   const Launcher launch = launcher_of(shape, context);
   return visit_element(element, [&]<typename T>(T) {
-    return launch.plan.kernel == Kernel::kWarp ? launch.rows(row_statistics<T, WarpTeam<kWarp>>, shape.rows, 1, job)
-                                               : launch.rows(row_statistics<T, BlockTeam>, shape.rows, 1, job);
+    return launch.plan.kernel == Kernel::kWarp ? launch.rows(row_statistics<T, WarpTeam<kWarp>>, shape.rows, job)
+                                               : launch.rows(row_statistics<T, BlockTeam>, shape.rows, job);
   });
 }
 
@@ -50,8 +50,8 @@ cudaError_t run(const LogProbBackwardJob& job, Element element, const Context& c
   const std::int64_t draws = job.grad_log_prob ? shape.rows * job.forward.draws : 0;
   return visit_element(element, [&]<typename T>(T) {
     const cudaError_t error = launch.plan.kernel == Kernel::kWarp
-                                  ? launch.rows(log_prob_gradients<T, WarpTeam<kWarp>>, shape.rows, 1, job)
-                                  : launch.rows(log_prob_gradients<T, BlockTeam>, shape.rows, 1, job);
+                                  ? launch.rows(log_prob_gradients<T, WarpTeam<kWarp>>, shape.rows, job)
+                                  : launch.rows(log_prob_gradients<T, BlockTeam>, shape.rows, job);
     if (error != cudaSuccess || draws == 0) return error;
     return Launcher{context, {}}(drawn_gradients<T>, divide_up(draws, kLogProbThreads), kLogProbThreads, job);
   });

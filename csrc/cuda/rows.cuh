@@ -103,6 +103,21 @@ __device__ __forceinline__ void widen_all(Compute<T> (&out)[kCount], const T (&e
     else
       out[i] = widen(elements[i]);
 }
+// The same of elements that lie two to a register, as whole packs are loaded.
+template <typename T, int kCount>
+__device__ __forceinline__ void widen_pairs(Compute<T> (&out)[kCount], const T (&elements)[kCount]) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+#pragma unroll
+    for (int i = 0; i < kCount; i += 2) {
+      std::uint32_t two;
+      memcpy(&two, &elements[i], sizeof two);
+      out[i] = bit_cast<float>(two << 16);
+      out[i + 1] = bit_cast<float>(two & 0xffff0000u);
+    }
+  } else {
+    widen_all(out, elements);
+  }
+}
 template <typename T, int kCount>
 __device__ __forceinline__ void narrow_all(T (&out)[kCount], const Compute<T> (&numbers)[kCount]) {
   if constexpr (sizeof(T) == 2 && kCount % 2 == 0) {

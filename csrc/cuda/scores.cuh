@@ -15,7 +15,7 @@ __device__ __forceinline__ std::uint64_t common_seed(const Noise& noise) {
                         static_cast<std::uint64_t>(*noise.captured.offset) + noise.captured.offset_in_graph);
 }
 
-// The key and the counter of a span's noise.
+// The key and the counters of a span's noise: a counter, `quad`, is that of four classes.
 struct NoiseKey {
   std::uint64_t seed;
   std::uint64_t row;
@@ -29,27 +29,43 @@ struct NoiseKey {
         first_quad(ClassCounter(noise, begin).quad),
         noise(noise) {
   }
-  // Of the four classes from each of `first` on, counted from the span's begin.
+  // The counter of the four classes from `first` on, counted from the span's begin; and the other way round.
+  __device__ __forceinline__ std::uint32_t quad(int first) const {
+    return first_quad + static_cast<std::uint32_t>(first) / kPhiloxWords;
+  }
+  __device__ __forceinline__ int first(std::uint32_t quad) const {
+    return static_cast<int>((quad - first_quad) * kPhiloxWords);
+  }
+  // Of a thread's packs from number `pack` on, those from number `skipped` on.
+  template <int kCounters, typename Team, int kClasses>
+  __device__ __forceinline__ void quads(std::uint32_t (&quads)[kCounters], const Span<Team, kClasses>& span, int pack,
+                                        int skipped = 0) const {
+    constexpr int kOfPack = kClasses / kPhiloxWords;
+#pragma unroll
+    for (int c = 0; c < kCounters; ++c)
+      quads[c] = quad(span.first(pack + (skipped + c) / kOfPack)) + (skipped + c) % kOfPack;
+  }
+
   template <int kCounters>
-  __device__ __forceinline__ void words(PhiloxWords (&words)[kCounters], const int (&first)[kCounters],
+  __device__ __forceinline__ void words(PhiloxWords (&words)[kCounters], const std::uint32_t (&quads)[kCounters],
                                         std::uint32_t draw) const {
 #pragma unroll
-    for (int c = 0; c < kCounters; ++c) words[c] = philox_counter(row, quad(first[c]), draw);
+    for (int c = 0; c < kCounters; ++c) words[c] = philox_counter(row, quads[c], draw);
     philox4x32_10(words, seed);
     if (place() == 0) return;
 #pragma unroll
-    for (int c = 0; c < kCounters; ++c) continue_words(words[c], first[c], draw);
+    for (int c = 0; c < kCounters; ++c) continue_words(words[c], quads[c], draw);
   }
-  __device__ __forceinline__ PhiloxWords words(int first, std::uint32_t draw) const {
+  __device__ __forceinline__ PhiloxWords words(std::uint32_t quad, std::uint32_t draw) const {
     PhiloxWords words[1];
-    this->words(words, {first}, draw);
+    this->words(words, {quad}, draw);
     return words[0];
   }
   // Those that continue words below kTailWords: asked for in one pack of some hundreds.
-  __device__ __forceinline__ PhiloxWords tail_words(int first, std::uint32_t draw) const {
+  __device__ __forceinline__ PhiloxWords tail_words(std::uint32_t quad, std::uint32_t draw) const {
     draw += kTailDraw;
-    PhiloxWords words = philox4x32_10_rolled(philox_counter(row, quad(first), draw), seed);
-    if (place() != 0) continue_words(words, first, draw);
+    PhiloxWords words = philox4x32_10_rolled(philox_counter(row, quad, draw), seed);
+    if (place() != 0) continue_words(words, quad, draw);
     return words;
   }
 
@@ -57,12 +73,9 @@ struct NoiseKey {
   __device__ __forceinline__ int place() const {
     return ClassCounter(noise, 0).place;
   }
-  __device__ __forceinline__ std::uint32_t quad(int first) const {
-    return first_quad + static_cast<std::uint32_t>(first) / kPhiloxWords;
-  }
   // The four words from `place` on of these and the next ones.
-  __device__ __forceinline__ void continue_words(PhiloxWords& words, int first, std::uint32_t draw) const {
-    PhiloxWords next = philox4x32_10_rolled(philox_counter(row, quad(first) + 1, draw), seed);
+  __device__ __forceinline__ void continue_words(PhiloxWords& words, std::uint32_t quad, std::uint32_t draw) const {
+    PhiloxWords next = philox4x32_10_rolled(philox_counter(row, quad + 1, draw), seed);
 #pragma unroll 1
     for (int i = 0; i < place(); ++i) {
 #pragma unroll
@@ -81,14 +94,14 @@ __device__ __forceinline__ std::uint32_t smallest(const PhiloxWords& words) {
   return smallest;
 }
 
-// The noise of the four classes from `first` on, of which `words` are the words.
+// The noise of the four classes of a counter, of which `words` are the words.
 template <typename C>
 __device__ __forceinline__ void words_to_noise(C (&noise)[kPhiloxWords], const PhiloxWords& words, const NoiseKey& key,
-                                               int first, std::uint32_t draw) {
+                                               std::uint32_t quad, std::uint32_t draw) {
 #pragma unroll
   for (int i = 0; i < kPhiloxWords; ++i) noise[i] = gumbel_from_word<C>(words.word[i]);
   if (smallest(words) >= kTailWords) return;
-  const PhiloxWords more = key.tail_words(first, draw);
+  const PhiloxWords more = key.tail_words(quad, draw);
 #pragma unroll
   for (int i = 0; i < kPhiloxWords; ++i)
     if (words.word[i] < kTailWords) noise[i] = gumbel_tail<C>(words.word[i], more.word[i]);
@@ -98,8 +111,9 @@ template <typename C, int kClasses>
 __device__ __forceinline__ void add_noise(C (&scores)[kClasses], const NoiseKey& key, int first, std::uint32_t draw) {
 #pragma unroll
   for (int q = 0; q < kClasses; q += kPhiloxWords) {
+    const std::uint32_t quad = key.quad(first + q);
     C noise[kPhiloxWords];
-    words_to_noise(noise, key.words(first + q, draw), key, first + q, draw);
+    words_to_noise(noise, key.words(quad, draw), key, quad, draw);
 #pragma unroll
     for (int i = 0; i < kPhiloxWords; ++i) scores[q + i] += noise[i];
   }
@@ -108,13 +122,13 @@ __device__ __forceinline__ void add_noise(C (&scores)[kClasses], const NoiseKey&
 // The noise of one class.
 template <typename C>
 __device__ __forceinline__ C noise_of_class(const NoiseKey& key, int cls, std::uint32_t draw) {
-  const int first = cls / kPhiloxWords * kPhiloxWords;
+  const std::uint32_t quad = key.quad(cls);
   const auto chosen = [cls](const PhiloxWords& words) {
     const std::uint32_t low = cls & 1 ? words.word[1] : words.word[0], high = cls & 1 ? words.word[3] : words.word[2];
     return cls & 2 ? high : low;
   };
-  const std::uint32_t word = chosen(key.words(first, draw));
-  return word < kTailWords ? gumbel_tail<C>(word, chosen(key.tail_words(first, draw))) : gumbel_from_word<C>(word);
+  const std::uint32_t word = chosen(key.words(quad, draw));
+  return word < kTailWords ? gumbel_tail<C>(word, chosen(key.tail_words(quad, draw))) : gumbel_from_word<C>(word);
 }
 
 // The logits of a span, -infinity where its mask is false.
@@ -131,8 +145,9 @@ struct Logits {
   __device__ __forceinline__ Logits(const Scores& scores, std::int64_t r, std::int64_t begin)
       : Logits(scores.logits, scores.mask, r, begin) {
   }
-  // Classes [first, first + kClasses); -infinity from class `count` on.
-  __device__ __forceinline__ void load(Compute<T> (&out)[kClasses], int first, int count) const {
+  // Classes [first, first + kCount), of one pack; -infinity from class `count` on.
+  template <int kCount>
+  __device__ __forceinline__ void load(Compute<T> (&out)[kCount], int first, int count) const {
     load_numbers<T>(out, row, first, count, -Compute<T>(__builtin_inff()));
     if (masked) apply_mask(out, first, count);
   }
@@ -144,13 +159,26 @@ struct Logits {
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) apply_mask(out[p], span.first(p), span.count);
   }
+  // A thread's packs from number `pack` on. Requires: row.packed, and that they are whole.
+  template <typename Span, int kPacks>
+  __device__ __forceinline__ void load_whole(Compute<T> (&out)[kPacks][kClasses], const Span& span, int pack) const {
+    T elements[kPacks][kClasses];
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) load_whole_pack(elements[p], row, span.first(pack + p));
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) widen_pairs(out[p], elements[p]);
+    if (!masked) return;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) apply_mask(out[p], span.first(pack + p), span.count);
+  }
 
  private:
-  __device__ __forceinline__ void apply_mask(Compute<T> (&out)[kClasses], int first, int count) const {
-    std::uint8_t allowed[kClasses];
+  template <int kCount>
+  __device__ __forceinline__ void apply_mask(Compute<T> (&out)[kCount], int first, int count) const {
+    std::uint8_t allowed[kCount];
     load_pack<std::uint8_t>(allowed, mask, first, count, 1);
 #pragma unroll
-    for (int i = 0; i < kClasses; ++i)
+    for (int i = 0; i < kCount; ++i)
       if (!allowed[i]) out[i] = -Compute<T>(__builtin_inff());
   }
 };
@@ -164,19 +192,38 @@ __device__ __forceinline__ Compute<T> score_of_class(const Scores& in, const Spa
   return score[0];
 }
 
-// A row's quotients, exact and about: within the slack of WordLimit, or not finite.
+// The row's temperature; NaN in place of an invalid one.
+__device__ __forceinline__ double temperature_of(const RowScalar& tau, std::int64_t row, bool may_be_zero) {
+  const double t = tau[row];
+  const bool valid = t < __builtin_inf() && (t > 0 || (may_be_zero && t == 0));
+  return valid ? t : __builtin_nan("");
+}
+
+// A row's quotients; and the inverse of the temperature, NaN where that is not a normal number.
 template <typename C>
 struct RowQuotient : Quotient<C> {
   C inverse;
 
-  __device__ __forceinline__ explicit RowQuotient(double t, double shift = 0) : Quotient<C>(t, shift) {
+  GUMBEL_EXT_INLINE explicit RowQuotient(double t, double shift = 0) : Quotient<C>(t, shift) {
     inverse = this->is_extreme ? C(__builtin_nanf("")) : C(1) / this->temperature;
   }
   __device__ __forceinline__ C exact(C logit) const {
     return this->changes_nothing() ? logit : (*this)(logit);
   }
-  __device__ __forceinline__ C about(C logit) const {
-    return (logit - this->shift) * inverse;
+};
+
+// Those of a job's rows: one for all, made beforehand, or the row's own.
+template <typename C>
+struct RowQuotients {
+  RowQuotient<C> common;
+
+  explicit RowQuotients(const RowScalar& temperature) : common(temperature.rows ? 1.0 : temperature.value) {
+  }
+  __device__ __forceinline__ RowQuotient<C> operator()(const RowScalar& temperature, std::int64_t row) const {
+    if (temperature.rows) return RowQuotient<C>(temperature_of(temperature, row, /*may_be_zero=*/true));
+    RowQuotient<C> result = common;
+    result.shift = 0;  // which the compiler does not know of
+    return result;
   }
 };
 
@@ -206,13 +253,6 @@ __device__ __forceinline__ Winner<C> winner_of(const C (&scores)[kPacks][kClasse
     for (int i = 0; i < kClasses; ++i)
       if (beats(scores[p][i], best.score)) best = {scores[p][i], span.first(p) + i};
   return span.team.combine(best, Better());
-}
-
-// The row's temperature; NaN in place of an invalid one.
-__device__ __forceinline__ double temperature_of(const RowScalar& tau, std::int64_t row, bool may_be_zero) {
-  const double t = tau[row];
-  const bool valid = t < __builtin_inf() && (t > 0 || (may_be_zero && t == 0));
-  return valid ? t : __builtin_nan("");
 }
 
 }  // namespace gumbel_ext::cuda

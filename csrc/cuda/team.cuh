@@ -15,12 +15,16 @@
 
 namespace gumbel_ext::cuda {
 
-// Over aligned groups of kLanes lanes of a warp.
+// Over aligned groups of kLanes lanes of a warp; of whole warps by the operation's own way, if it has one.
 template <int kLanes, typename V, typename Op>
 __device__ __forceinline__ V combine_lanes(V value, Op op) {
+  if constexpr (kLanes == kWarp && requires { op.of_warp(value); }) {
+    return op.of_warp(value);
+  } else {
 #pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) value = op(value, shuffle_xor(value, distance));
-  return value;
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) value = op(value, shuffle_xor(value, distance));
+    return value;
+  }
 }
 
 // kLanes lanes of a warp: several rows to a block.

@@ -7,6 +7,7 @@
 //   - threads that wait for each other all arrive.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -155,6 +156,19 @@ inline int __any_sync(unsigned, int predicate) {
   return any != 0;
 }
 
+inline int __all_sync(unsigned lanes, int predicate) {
+  return !__any_sync(lanes, !predicate);
+}
+inline int __reduce_max_sync(unsigned, int number) {
+  const std::uint32_t* words = stand_in::exchange(static_cast<std::uint32_t>(number));
+  int result = number;
+  for (unsigned lane = 0; lane < stand_in::kWarp; ++lane) result = std::max(result, static_cast<int>(words[lane]));
+  return result;
+}
+inline int __reduce_min_sync(unsigned lanes, int number) {
+  return ~__reduce_max_sync(lanes, ~number);
+}
+
 inline int __ffsll(long long bits) {
   return __builtin_ffsll(bits);
 }
@@ -233,6 +247,9 @@ inline float approximate_exp2(float x) {
 }
 inline float larger_or_nan(float a, float b) {
   return a > b || a != a ? a : b;
+}
+inline float smaller_or_nan(float a, float b) {
+  return a < b || a != a ? a : b;
 }
 
 }  // namespace gumbel_ext::cuda
