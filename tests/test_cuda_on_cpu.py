@@ -232,6 +232,25 @@ def test_approximations_decide_nothing(cuda: Any, name: str, errors: int) -> Non
             assert reference.within(relaxed, expected, bound)
 
 
+def ties(rows: int, classes: int) -> torch.Tensor:
+    """Logits with which, in the noise of seed 11, the scores of two classes of a row are the same, or some roundings
+    apart, and all others far below. In every second row they are neighbours, one of them with the row's largest noise:
+    its bound is near its score, the other's is not."""
+    generator = torch.Generator().manual_seed(classes)
+    g = gumbel_ext.gumbel_noise((rows, classes), seed=11)
+    first, second = (torch.randint(low, high, (rows, 1), generator=generator)
+                     for low, high in ((0, classes // 2), (classes // 2, classes)))  # fmt: skip
+    largest = g[:, : classes // 2 * 2].argmax(1, keepdim=True)
+    are_neighbours = torch.arange(rows)[:, None] % 2 == 1
+    first, second = (torch.where(are_neighbours, a, b) for a, b in ((largest, first), (largest ^ 1, second)))
+    x = torch.full_like(g, -30.0).scatter_(1, first, 3.0)
+    score, noise = (x + g).gather(1, first), g.gather(1, second)
+    candidates = score - noise + (torch.arange(-8, 9) * 2.0**-23)[None] * score.abs().clamp(min=1)
+    ties = (candidates + noise == score).double().argmax(1, keepdim=True)
+    apart = torch.arange(rows)[:, None] % 3 - 1
+    return x.scatter_(1, second, candidates.gather(1, (ties + apart).clamp(min=0)))
+
+
 @pytest.mark.parametrize("errors", range(5))
 @pytest.mark.parametrize("name", INDEX_PLANS)
 def test_bounds_decide_nothing(cuda: Any, name: str, errors: int) -> None:
@@ -239,8 +258,9 @@ def test_bounds_decide_nothing(cuda: Any, name: str, errors: int) -> None:
     cuda.force_plan(INDEX_PLANS[name])
     cuda.set_errors(errors)
     for classes in (33, 130, 1000, 4500) if name != "4 lanes" else (16,):
-        for dtype, t in ((torch.float32, 1.0), (torch.float32, 2.0**-20), (torch.bfloat16, 64.0)):
-            arguments = ((near_ties(15, classes) * t).to(dtype), None, t, None, 11, None, None, -1)
+        for make, dtype, t in ((near_ties, torch.float32, 1.0), (near_ties, torch.float32, 2.0**-20),
+                               (near_ties, torch.bfloat16, 64.0), (ties, torch.float32, 1.0)):  # fmt: skip
+            arguments = ((make(15, classes) * t).to(dtype), None, t, None, 11, None, None, -1)
             for samples in (None, 3):
                 assert torch.equal(cuda._index(*arguments, samples), cpu._index(*arguments, samples))
 

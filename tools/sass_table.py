@@ -41,9 +41,9 @@ LANES = {"issue": 128, "alu": 64, "fma": 128, "sfu": 16}
 COUNTER = 16  # wide multiplications of a block that holds a Philox counter: 20, less those that are the same for all
 
 
-def work(loads: int, stores: int, counters: int, *more: Work) -> tuple[Work, ...]:
+def work(loads: int, stores: int, counters: int, *more: Work, bits: str = r"\.128") -> tuple[Work, ...]:
     return (
-        Work(r"LDG\.E.*\.128", loads), Work(r"STG\.E.*\.128", stores),
+        Work(rf"LDG\.E.*{bits}$", loads), Work(rf"STG\.E.*{bits}$", stores),
         Work(r"IMAD\.(WIDE|HI)\.U32", counters, COUNTER), *more,
     )  # fmt: skip
 
@@ -96,13 +96,16 @@ def backward(dtype: str, ceiling: float) -> Row:
 
 
 def index(dtype: str, classes: int, ceiling: float) -> Row:
+    """Rows that begin at 16 bytes, or, where their length says so, at an element."""
     (element, size, pack), logits = ELEMENTS[dtype], 16
     team, threads = ("WarpTeam<32>", 32) if classes <= 4096 else ("BlockTeam", 256)
-    loads, counters = logits // pack, logits // 4
+    aligned = classes * size % 16 == 0
+    loads, counters, bits = logits // pack if aligned else logits, logits // 4, r"\.128" if aligned else r"EF(\.U16)?"
     once = (Work(r"MUFU\.LG2", logits + 4), Work(r"STG\.E", 1))  # four classes again, and the result
     return Row("index", dtype, classes, f"index_rows<{element}, {team}, 1>",
-               "IndexJob, IndexTasks, RowQuotients<float>, Best*", size, logits, work(loads, 0, counters + 1, *once),
-               ceiling, classes / (threads * logits), work(loads, 0, counters))  # fmt: skip
+               "IndexJob, IndexTasks, RowQuotients<float>, Best*", size, logits,
+               work(loads, 0, counters + 1, *once, bits=bits), ceiling, classes / (threads * logits),
+               work(loads, 0, counters, bits=bits))  # fmt: skip
 
 
 ROWS = (
@@ -115,6 +118,8 @@ ROWS = (
     index("float32", 32000, 22),
     index("bfloat16", 1024, 31),
     index("bfloat16", 32000, 22),
+    index("float32", 50257, 24),
+    index("bfloat16", 50257, 24),
     backward("float32", 16),
     backward("bfloat16", 20),
 )

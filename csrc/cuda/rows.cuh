@@ -39,6 +39,19 @@ __device__ __forceinline__ void load_whole_pack(E (&out)[kClasses], const Row<E>
 #pragma unroll
   for (int i = 0; i < kClasses; i += kEach) load_streaming<kBytes>(&out[i], row.data + first + i);
 }
+// The same of a contiguous row of any alignment, element by element.
+template <typename E, int kClasses>
+__device__ __forceinline__ void load_contiguous_pack(E (&out)[kClasses], const Row<E>& row, int first) {
+  const E* from = row.data + first;
+#pragma unroll
+  for (int i = 0; i < kClasses; ++i) load_streaming<sizeof(E)>(&out[i], from + i);
+}
+template <typename E, int kClasses>
+__device__ __forceinline__ void store_contiguous_pack(const Row<E>& row, int first, const E (&values)[kClasses]) {
+  E* to = row.data + first;
+#pragma unroll
+  for (int i = 0; i < kClasses; ++i) store_streaming<sizeof(E)>(to + i, &values[i]);
+}
 template <typename E, int kClasses>
 __device__ __forceinline__ void store_whole_pack(const Row<E>& row, int first, const E (&values)[kClasses]) {
   constexpr int kBytes = kWordBytes<E, kClasses>, kEach = kBytes / int(sizeof(E));
@@ -77,6 +90,9 @@ __device__ __forceinline__ void load_packs(E (&out)[kPacks][kClasses], const Row
   if (row.packed && span.first(kPacks - 1) + kClasses <= span.count) {
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) load_whole_pack(out[p], row, span.first(p));
+  } else if (row.stride == 1 && span.first(kPacks - 1) + kClasses <= span.count) {
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) load_contiguous_pack(out[p], row, span.first(p));
   } else {
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) load_pack(out[p], row, span.first(p), span.count, filler);
@@ -87,6 +103,9 @@ __device__ __forceinline__ void store_packs(const Row<E>& row, const Span& span,
   if (row.packed && span.first(kPacks - 1) + kClasses <= span.count) {
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) store_whole_pack(row, span.first(p), values[p]);
+  } else if (row.stride == 1 && span.first(kPacks - 1) + kClasses <= span.count) {
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) store_contiguous_pack(row, span.first(p), values[p]);
   } else {
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) store_pack(row, span.first(p), span.count, values[p]);

@@ -159,14 +159,22 @@ struct Logits {
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) apply_mask(out[p], span.first(p), span.count);
   }
-  // A thread's packs from number `pack` on. Requires: row.packed, and that they are whole.
-  template <typename Span, int kPacks>
+  // A thread's packs from number `pack` on. Requires: they are whole, and contiguous; row.packed if kPacked.
+  template <bool kPacked, typename Span, int kPacks>
   __device__ __forceinline__ void load_whole(Compute<T> (&out)[kPacks][kClasses], const Span& span, int pack) const {
     T elements[kPacks][kClasses];
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) load_whole_pack(elements[p], row, span.first(pack + p));
+    for (int p = 0; p < kPacks; ++p)
+      if constexpr (kPacked)
+        load_whole_pack(elements[p], row, span.first(pack + p));
+      else
+        load_contiguous_pack(elements[p], row, span.first(pack + p));
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) widen_pairs(out[p], elements[p]);
+    for (int p = 0; p < kPacks; ++p)
+      if constexpr (kPacked)
+        widen_pairs(out[p], elements[p]);
+      else
+        widen_all(out[p], elements[p]);
     if (!masked) return;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) apply_mask(out[p], span.first(pack + p), span.count);

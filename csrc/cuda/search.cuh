@@ -1,33 +1,39 @@
 // The search for argmax(logits / temperature + noise) in a span of a row, for some draws at once.
 //
 // In float, most classes need neither their noise nor their score: for g <= -log(v), a class's word bounds its score. A
-// pass over the bounds keeps, in every thread, the largest one and where it was; for that class the score is computed, by
-// the fixed sequence (core/gumbel.h). Where the best of these scores is not above all other bounds, and in rows with numbers
-// that are not finite, all scores are computed.
+// pass over the bounds keeps, in every thread, the largest one and where it was; for that class the score is computed,
+// by the fixed sequence (core/gumbel.h). Where the best of these scores is not above all other bounds, and in rows with
+// numbers that are not finite, all scores are computed.
 #pragma once
 
 #include "approximate.cuh"
 
 namespace gumbel_ext::cuda {
 
-// Packs that a thread loads before it looks at the first: enough bytes on their way to keep memory busy, and counters to
-// share the keys of Philox's rounds.
+// Packs that a thread loads before it looks at the first: enough bytes on their way to keep memory busy, and counters
+// to share the keys of Philox's rounds.
 template <typename T>
 constexpr int kLoads = sizeof(T) == 4 ? 4 : 2;
 
-// visit(logits, pack), of one pack or of kPacks from number `pack` on, for the packs of a span. `length` is the span's
-// `count`, also for threads whose row does not exist.
-template <int kPacks, typename T, typename Team, int kClasses, typename Visit>
+// visit(logits, pack), of one pack or of kPacks from number `pack` on, for the packs of a span; of kPacks also where
+// the row is contiguous but not aligned, if kUnaligned (which doubles the code). `length` is the span's `count`, also
+// for threads whose row does not exist.
+template <int kPacks, bool kUnaligned, typename T, typename Team, int kClasses, typename Visit>
 __device__ __forceinline__ void for_each_pack(const Logits<T, kClasses>& row, const Span<Team, kClasses>& span,
                                               int length, Visit visit) {
   const int step = span.team.size() * kClasses;
   int pack = 0;
-  if (row.row.packed)
+  const auto visit_whole = [&](auto load) {
     for (; (pack + kPacks) * step <= length; pack += kPacks) {
       Compute<T> logits[kPacks][kClasses];
-      row.load_whole(logits, span, pack);
+      load(logits);
       visit(logits, pack);
     }
+  };
+  if (row.row.packed)
+    visit_whole([&](auto& logits) { row.template load_whole<true>(logits, span, pack); });
+  else if (kUnaligned && row.row.stride == 1)
+    visit_whole([&](auto& logits) { row.template load_whole<false>(logits, span, pack); });
 #pragma unroll 1
   for (; pack * step < length; ++pack) {
     Compute<T> logits[1][kClasses];
@@ -56,7 +62,7 @@ __device__ __forceinline__ void search_scores(Winner<Compute<T>> (&best)[kDraws]
   using C = Compute<T>;
 #pragma unroll
   for (Winner<C>& b : best) b = {-C(__builtin_inff()), 0};
-  const auto try_packs = [&]<int kPacks>(const C (&logits)[kPacks][kClasses], int pack, auto noise_of) {
+  const auto try_packs = [&]<int kPacks>(const C(&logits)[kPacks][kClasses], int pack, auto noise_of) {
 #pragma unroll
     for (int p = 0; p < kPacks; ++p)
 #pragma unroll
@@ -70,21 +76,21 @@ __device__ __forceinline__ void search_scores(Winner<Compute<T>> (&best)[kDraws]
         }
   };
   if (noisy)
-    for_each_pack<sizeof(C) == 4 ? 1 : kLoads<T>>(row, span, length, [&](const auto& logits, int pack) {
+    for_each_pack<sizeof(C) == 4 ? 1 : kLoads<T>, false>(row, span, length, [&](const auto& logits, int pack) {
       try_packs(logits, pack, [&](auto& noise, int first, std::uint32_t draw) {
         words_to_noise(noise, key.words(key.quad(first), draw), key, key.quad(first), draw);
       });
     });
   else
-    for_each_pack<kLoads<T>>(row, span, length, [&](const auto& logits, int pack) {
+    for_each_pack<kLoads<T>, true>(row, span, length, [&](const auto& logits, int pack) {
       try_packs(logits, pack, [](auto&, int, std::uint32_t) {});
     });
 #pragma unroll
   for (Winner<C>& b : best) b = span.team.combine(b, Better());
 }
 
-// What scores of classes are at most, in units of log(2) and less 32: log2(e) x / T - log2(2^32 v), where the word is not
-// above 2^32 v. NaN or infinite where the score is not finite, and of the word 0.
+// What scores of classes are at most, in units of log(2) and less 32: log2(e) x / T - log2(2^32 v), where the word is
+// not above 2^32 v. NaN or infinite where the score is not finite, and of the word 0.
 class ScoreBound {
  public:
   __device__ __forceinline__ explicit ScoreBound(const RowQuotient<float>& quotient)
@@ -105,8 +111,8 @@ class ScoreBound {
   float scale_;
 };
 
-// Of a thread's bounds, each the largest of four classes: the largest, and its counter; the largest of the rest, NaN where
-// one of all is.
+// Of a thread's bounds, each the largest of four classes: the largest, and its counter; the largest of the rest, NaN
+// where one of all is.
 struct Bounds {
   float largest = -__builtin_inff(), rest = -__builtin_inff();
   std::uint32_t quad = 0;
@@ -119,8 +125,8 @@ struct Bounds {
   }
 };
 
-// The best class of those whose scores were computed, and the largest bound of the others: as keys (core/order.h), of which
-// a warp takes one instruction to find the largest.
+// The best class of those whose scores were computed, and the largest bound of the others: as keys (core/order.h), of
+// which a warp takes one instruction to find the largest.
 struct Found {
   std::int32_t score;
   int index;
@@ -163,9 +169,8 @@ __device__ __forceinline__ Found most_promising(const Bounds& bounds, const Logi
   }
   const float noise =
       word < kTailWords ? noise_of_class<float>(key, first + chosen, draw) : gumbel_from_word<float>(word);
-  const float second_of_four =
-      larger_or_nan(smaller_or_nan(larger_or_nan(b[0], b[1]), larger_or_nan(b[2], b[3])),
-                    larger_or_nan(smaller_or_nan(b[0], b[1]), smaller_or_nan(b[2], b[3])));
+  const float second_of_four = larger_or_nan(smaller_or_nan(larger_or_nan(b[0], b[1]), larger_or_nan(b[2], b[3])),
+                                             larger_or_nan(smaller_or_nan(b[0], b[1]), smaller_or_nan(b[2], b[3])));
   const float others = larger_or_nan(bounds.rest, second_of_four);
   return {order_key(quotient.exact(logit) + noise), first + chosen,
           order_key(others == others ? others : __builtin_inff())};
@@ -180,24 +185,26 @@ __device__ __forceinline__ bool search_bounds(Winner<float> (&best)[kDraws], con
   Bounds bounds[kDraws];
 #pragma unroll
   for (Bounds& b : bounds) b.quad = key.quad(0);
-  for_each_pack<kLoads<T>>(row, span, length, [&]<int kPacks>(const float(&logits)[kPacks][kClasses], int pack) {
-    constexpr int kOfPack = kClasses / kPhiloxWords, kCounters = kPacks * kOfPack;
-    std::uint32_t quads[kCounters];
-    key.quads(quads, span, pack);
+  for_each_pack<kLoads<T>, kDraws == 1>(row, span, length,
+                                        [&]<int kPacks>(const float (&logits)[kPacks][kClasses], int pack) {
+                                          constexpr int kOfPack = kClasses / kPhiloxWords, kCounters = kPacks * kOfPack;
+                                          std::uint32_t quads[kCounters];
+                                          key.quads(quads, span, pack);
 #pragma unroll
-    for (int d = 0; d < kDraws; ++d) {
-      PhiloxWords words[kCounters];
-      key.words(words, quads, first_draw + static_cast<std::uint32_t>(d));
+                                          for (int d = 0; d < kDraws; ++d) {
+                                            PhiloxWords words[kCounters];
+                                            key.words(words, quads, first_draw + static_cast<std::uint32_t>(d));
 #pragma unroll
-      for (int c = 0; c < kCounters; ++c) {
-        const float* four = &logits[c / kOfPack][c % kOfPack * kPhiloxWords];
-        float most = bound(four[0], words[c].word[0]);
+                                            for (int c = 0; c < kCounters; ++c) {
+                                              const float* four = &logits[c / kOfPack][c % kOfPack * kPhiloxWords];
+                                              float most = bound(four[0], words[c].word[0]);
 #pragma unroll
-        for (int i = 1; i < kPhiloxWords; ++i) most = larger_or_nan(most, bound(four[i], words[c].word[i]));
-        bounds[d].add(most, quads[c]);
-      }
-    }
-  });
+                                              for (int i = 1; i < kPhiloxWords; ++i)
+                                                most = larger_or_nan(most, bound(four[i], words[c].word[i]));
+                                              bounds[d].add(most, quads[c]);
+                                            }
+                                          }
+                                        });
   bool decided = true;
 #pragma unroll
   for (int d = 0; d < kDraws; ++d) {
@@ -210,8 +217,8 @@ __device__ __forceinline__ bool search_bounds(Winner<float> (&best)[kDraws], con
   return __all_sync(kAllLanes, decided);
 }
 
-// Of so few classes, the best often has a large v, of which the bound is too far from its score to decide. (Teams of 4 and
-// of 8 lanes have no more: plan.cpp.)
+// Of so few classes, the best often has a large v, of which the bound is too far from its score to decide. (Teams of 4
+// and of 8 lanes have no more: plan.cpp.)
 constexpr int kFewClasses = 32;
 
 // The winners of draws [first_draw, first_draw + kDraws) in the span, the same for all of its team. `length` is the
