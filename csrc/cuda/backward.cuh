@@ -8,7 +8,8 @@
 #pragma once
 
 #include "../core/gradient.h"
-#include "forward.cuh"
+#include "scores.cuh"
+#include "tiles.cuh"
 
 namespace gumbel_ext::cuda {
 

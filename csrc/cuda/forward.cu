@@ -1,4 +1,4 @@
-#include "forward.cuh"
+#include "forward_tiles.cuh"
 #include "launch.cuh"
 
 namespace gumbel_ext::cuda {

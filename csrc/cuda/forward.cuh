@@ -1,9 +1,5 @@
 // The forward row kernel: softmax(scores / tau) or its logarithm, and, where wanted, one_hot(argmax(scores)) beside it.
-//
-//   forward_rows    a team holds a row in registers: one read, one write
-//   forward_tiles, forward_combine, forward_finish
-//                   rows too long for that, or too few: every block takes a tile of a row; then one block a row
-//                   puts the tiles' statistics together; then every tile is read, and its scores computed, again
+// A team holds a row in registers: one read, one write.
 #pragma once
 
 #include "approximate.cuh"
@@ -71,6 +67,15 @@ __device__ __forceinline__ C largest(const C (&values)[kPacks][kClasses]) {
   return largest(of_packs);
 }
 
+// The sum of a thread's packs, each kClasses numbers summed in a tree: of 16 numbers in float, of more in double.
+template <int kPacks, int kClasses>
+__device__ __forceinline__ double sum_of_packs(const float* sums) {
+  if constexpr (kPacks * kClasses <= 16)
+    return tree_sum<kPacks>(sums);
+  else
+    return sum_of_packs<kPacks / 2, kClasses>(sums) + sum_of_packs<kPacks - kPacks / 2, kClasses>(sums + kPacks / 2);
+}
+
 // scores become exponentials, relative to `max`, unless they are kept; returns the thread's share of the sum of those.
 template <typename C, int kPacks, int kClasses>
 __device__ __forceinline__ C exponentiate(C (&scores)[kPacks][kClasses], const ExponentScale<C>& scale, C max,
@@ -89,15 +94,6 @@ __device__ __forceinline__ C exponentiate(C (&scores)[kPacks][kClasses], const E
     sums[p] = tree_sum<kClasses>(values);
   }
   return tree_sum<kPacks>(sums);
-}
-
-// The sum of a thread's packs, each kClasses numbers summed in a tree: of 16 numbers in float, of more in double.
-template <int kPacks, int kClasses>
-__device__ __forceinline__ double sum_of_packs(const float* sums) {
-  if constexpr (kPacks * kClasses <= 16)
-    return tree_sum<kPacks>(sums);
-  else
-    return sum_of_packs<kPacks / 2, kClasses>(sums) + sum_of_packs<kPacks - kPacks / 2, kClasses>(sums + kPacks / 2);
 }
 
 // The same, approximate: exponents are fused products of score and scale, but of differences where the largest is far
@@ -227,7 +223,7 @@ __global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, kP
     const Span<Team, kClasses> span(team, shape, base);
     const double tau = temperature_of(job.tau, span.row, /*may_be_zero=*/false);
     std::uint32_t is_approximate = sizeof(C) == 4 && !job.logarithms && Approximate::serves(tau);
-    keep(is_approximate);  // else, several predicates are
+    keep(is_approximate);  // in one register: else in a predicate for each of its uses
     const bool approximate = is_approximate != 0;
     C scores[kPacks][kClasses];
     load_scores<T>(scores, job.scores, span, approximate);
@@ -238,7 +234,7 @@ __global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, kP
       store_one_hot<T, kPacks, kClasses>(job.one_hot, span, hot, undefined);
     }
     std::int64_t row = span.row;
-    keep(row);  // what follows takes registers from here on
+    keep(row);  // so that the exponent takes registers from here on
     const ExponentScale<C> exponent = exponents(job.tau, row);
     double sum;
     if constexpr (sizeof(C) == 4)
@@ -252,100 +248,6 @@ __global__ void __launch_bounds__(max_threads<T, Team>(), min_blocks<T, Team, kP
     else
       store_relaxed<T>(job.relaxed, span, scores, 1 / total, undefined);
   }
-}
-
-template <typename T>
-constexpr int kTilePacks = kTileClasses / kTileThreads / kPackClasses<T>;
-
-// visit(task, span) for the tiles of all rows that this block takes; tasks number them, row by row.
-template <typename T, typename Visit>
-__device__ __forceinline__ void for_each_tile(const BlockTeam& team, const Shape& shape, Visit visit) {
-  for (std::int64_t task = team.first(); task < shape.rows * shape.tiles(); task += team.step()) {
-    const Division at = divide(task, shape.tiles());
-    const std::int64_t begin = at.remainder * kTileClasses, left = shape.classes - begin;
-    const int count = static_cast<int>(left < kTileClasses ? left : kTileClasses);
-    visit(task, Span<BlockTeam, kPackClasses<T>>(team, shape, at.quotient, begin, count));
-  }
-}
-
-// stats: [rows][tiles]
-template <typename T>
-__global__ void __launch_bounds__(kTileThreads, 2)
-    forward_tiles(const __grid_constant__ ForwardJob job, const __grid_constant__ RowExponent<Compute<T>> exponents,
-                  TileStats* stats) {
-  using C = Compute<T>;
-  constexpr int kClasses = kPackClasses<T>;
-  GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
-  const BlockTeam team{scratch};
-  for_each_tile<T>(team, job.scores.shape, [&](std::int64_t task, const auto& span) {
-    C scores[kTilePacks<T>][kClasses];
-    load_scores<T>(scores, job.scores, span);
-    const auto best = winner_of(scores, span);
-    double total = 0;
-    if (!is_undefined(best.score)) {
-      const C sum = exponentiate(scores, exponents(job.tau, span.row), best.score);
-      total = team.combine(static_cast<double>(sum), Plus());
-    }
-    if (team.rank() == 0) stats[task] = {static_cast<double>(best.score), total, 0, span.begin + best.index};
-  });
-}
-
-// A row's statistics over some of its tiles: of the largest maximum, the first; the sum relative to it.
-template <typename C>
-struct CombineTiles {
-  ExponentScale<C> exponent;
-
-  __device__ __forceinline__ TileStats operator()(const TileStats& a, const TileStats& b) const {
-    const bool a_wins = wins(a.max, a.argmax, b.max, b.argmax);
-    const double max = a_wins ? a.max : b.max, other_max = a_wins ? b.max : a.max;
-    double sum = a_wins ? a.sum : b.sum;
-    const double other_sum = a_wins ? b.sum : a.sum;
-    if (other_sum > 0) sum += other_sum * exponent.relative(other_max, max);
-    return {max, sum, 0, a_wins ? a.argmax : b.argmax};
-  }
-};
-
-// One block a row: row_stats[row] from stats[row][tile], and its sum relative to its maximum.
-template <typename T>
-__global__ void __launch_bounds__(kTileThreads, 2)
-    forward_combine(const __grid_constant__ ForwardJob job, const __grid_constant__ RowExponent<Compute<T>> exponents,
-                    const TileStats* stats, TileStats* row_stats) {
-  using C = Compute<T>;
-  GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
-  const BlockTeam team{scratch};
-  const Shape& shape = job.scores.shape;
-  for (std::int64_t row = team.first(); row < shape.rows; row += team.step()) {
-    const CombineTiles<C> combine{exponents(job.tau, row)};
-    TileStats mine{-__builtin_inf(), 0, 0, shape.classes};
-    for (std::int64_t t = team.rank(); t < shape.tiles(); t += team.size())
-      mine = combine(mine, stats[row * shape.tiles() + t]);
-    const TileStats all = team.combine(mine, combine);
-    if (team.rank() == 0) row_stats[row] = all;
-  }
-}
-
-template <typename T>
-__global__ void __launch_bounds__(kTileThreads, 2)
-    forward_finish(const __grid_constant__ ForwardJob job, const __grid_constant__ RowExponent<Compute<T>> exponents,
-                   const TileStats* row_stats) {
-  using C = Compute<T>;
-  constexpr int kClasses = kPackClasses<T>;
-  GUMBEL_EXT_SHARED(BlockTeam::Scratch, scratch);
-  const BlockTeam team{scratch};
-  for_each_tile<T>(team, job.scores.shape, [&](std::int64_t, const auto& span) {
-    const TileStats row = row_stats[span.row];
-    const ExponentScale<C> exponent = exponents(job.tau, span.row);
-    const bool undefined = is_undefined(row.max) || !(exponent.tau == exponent.tau);
-    C scores[kTilePacks<T>][kClasses];
-    load_scores<T>(scores, job.scores, span);
-    if (job.logarithms) {
-      store_logarithms<T>(job.relaxed, span, scores, Logarithm<C>(exponent.tau, row.max, row.sum), undefined);
-    } else {
-      exponentiate(scores, exponent, static_cast<C>(row.max));
-      store_relaxed<T>(job.relaxed, span, scores, 1 / row.sum, undefined);
-    }
-    if (job.one_hot) store_one_hot<T, kTilePacks<T>, kClasses>(job.one_hot, span, row.argmax - span.begin, undefined);
-  });
 }
 
 }  // namespace gumbel_ext::cuda

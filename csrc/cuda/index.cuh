@@ -50,15 +50,9 @@ __device__ __forceinline__ void write_best(const IndexJob& job, std::int64_t i, 
   if (job.scores_out) job.scores_out[i] = best.score;
 }
 
-template <typename T, typename Team, int kDraws>
-constexpr int index_min_blocks() {
-  if (sizeof(T) == 8) return 1;
-  return 2;
-}
-
 // To `partial`, [rows][draws][parts], where that is given; else there is one part, and the job's `out` is written.
 template <typename T, typename Team, int kDraws>
-__global__ void __launch_bounds__(kIndexThreads, index_min_blocks<T, Team, kDraws>())
+__global__ void __launch_bounds__(kIndexThreads, sizeof(T) == 8 ? 1 : 2)
     index_rows(const __grid_constant__ IndexJob job, const __grid_constant__ IndexTasks tasks,
                const __grid_constant__ RowQuotients<Compute<T>> quotients, Best* partial) {
   using C = Compute<T>;

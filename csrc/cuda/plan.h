@@ -26,7 +26,7 @@ enum class Kernel {
   kBlock,    // BlockTeam
   kCluster,  // ClusterTeam
   kAcross,   // AcrossTeam
-  kTiles     // several passes over tiles of the rows (forward.cuh)
+  kTiles     // several passes over tiles of the rows (tiles.cuh)
 };
 
 struct Plan {

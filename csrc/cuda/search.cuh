@@ -129,7 +129,7 @@ struct Bounds {
 // which a warp takes one instruction to find the largest.
 struct Found {
   std::int32_t score;
-  int index;
+  int index;  // counted from where the span begins
   std::int32_t others;
 
   // Whether none of the others can be better.
@@ -185,26 +185,25 @@ __device__ __forceinline__ bool search_bounds(Winner<float> (&best)[kDraws], con
   Bounds bounds[kDraws];
 #pragma unroll
   for (Bounds& b : bounds) b.quad = key.quad(0);
-  for_each_pack<kLoads<T>, kDraws == 1>(row, span, length,
-                                        [&]<int kPacks>(const float (&logits)[kPacks][kClasses], int pack) {
-                                          constexpr int kOfPack = kClasses / kPhiloxWords, kCounters = kPacks * kOfPack;
-                                          std::uint32_t quads[kCounters];
-                                          key.quads(quads, span, pack);
+  const auto add_packs = [&]<int kPacks>(const float (&logits)[kPacks][kClasses], int pack) {
+    constexpr int kOfPack = kClasses / kPhiloxWords, kCounters = kPacks * kOfPack;
+    std::uint32_t quads[kCounters];
+    key.quads(quads, span, pack);
 #pragma unroll
-                                          for (int d = 0; d < kDraws; ++d) {
-                                            PhiloxWords words[kCounters];
-                                            key.words(words, quads, first_draw + static_cast<std::uint32_t>(d));
+    for (int d = 0; d < kDraws; ++d) {
+      PhiloxWords words[kCounters];
+      key.words(words, quads, first_draw + static_cast<std::uint32_t>(d));
 #pragma unroll
-                                            for (int c = 0; c < kCounters; ++c) {
-                                              const float* four = &logits[c / kOfPack][c % kOfPack * kPhiloxWords];
-                                              float most = bound(four[0], words[c].word[0]);
+      for (int c = 0; c < kCounters; ++c) {
+        const float* four = &logits[c / kOfPack][c % kOfPack * kPhiloxWords];
+        float most = bound(four[0], words[c].word[0]);
 #pragma unroll
-                                              for (int i = 1; i < kPhiloxWords; ++i)
-                                                most = larger_or_nan(most, bound(four[i], words[c].word[i]));
-                                              bounds[d].add(most, quads[c]);
-                                            }
-                                          }
-                                        });
+        for (int i = 1; i < kPhiloxWords; ++i) most = larger_or_nan(most, bound(four[i], words[c].word[i]));
+        bounds[d].add(most, quads[c]);
+      }
+    }
+  };
+  for_each_pack<kLoads<T>, kDraws == 1>(row, span, length, add_packs);
   bool decided = true;
 #pragma unroll
   for (int d = 0; d < kDraws; ++d) {
@@ -231,7 +230,7 @@ __device__ __forceinline__ void search_span(Winner<Compute<T>> (&best)[kDraws], 
   const NoiseKey key(scores.noise, span.row, span.begin);
   Logits<T, kClasses> row(scores, span.row, span.begin);
   std::uint32_t packed = row.row.packed;
-  keep(packed);
+  keep(packed);  // in a register: else computed wherever it is asked for
   row.row.packed = packed != 0;
   const auto draw = static_cast<std::uint32_t>(first_draw);
   if constexpr (sizeof(Compute<T>) == 4 && Team::kLanes != 4 && Team::kLanes != 8)
