@@ -93,5 +93,5 @@ def test_search_slack(score: float) -> None:
     scale = 3 * bits * size  # 1 / T, log2(e), their product
     rounding = bits * size + 32 + 65  # of the bound itself, which may be that far above -32
     exact = bits * (size + 4 * 46 + abs(score))  # the quotient's, the noise's, the sum's
-    least = 3 * (bits * abs(score) + 32)  # how ScoreBound::least itself is rounded
+    least = bits * abs(score) + 33  # how ScoreBound::least itself is rounded
     assert (logarithm + scale + rounding + exact + least) * 2.0**-24 <= 2e-4 + 2.0**-19 * abs(score)

@@ -74,7 +74,8 @@ def logits(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor, reach: float) -> None:
-    """Within twice the promised bound, `reach` being max|x + g| / tau; zeros and NaNs alike."""
+    """Within twice the CPU's bound, `reach` being max|x + g| / tau or more, so that a GPU's has room; zeros and NaNs
+    alike."""
     assert torch.equal(found.isnan(), expected.isnan())
     found, expected = found.nan_to_num(0.0), expected.nan_to_num(0.0)
     assert torch.equal(found == 0, expected == 0) or found.dtype == torch.float16
@@ -250,6 +251,22 @@ def ties(rows: int, classes: int) -> torch.Tensor:
     ties = (candidates + noise == score).double().argmax(1, keepdim=True)
     apart = torch.arange(rows)[:, None] % 3 - 1
     return x.scatter_(1, second, candidates.gather(1, (ties + apart).clamp(min=0)))
+
+
+@pytest.mark.parametrize("name", INDEX_PLANS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_index_at_the_ends_of_the_range(cuda: Any, name: str, dtype: torch.dtype) -> None:
+    """Quotients all infinite, or so large that their bounds are: an ulp apart, or equal."""
+    cuda.force_plan(INDEX_PLANS[name])
+    rows = torch.tensor([-1e30, -3e38, 3e38, 1.7846270371398065e37, 2.3585e38, -2.3585e38], dtype=dtype)[:, None]
+    for classes in (33, 130, 1100):
+        x = rows.repeat(1, classes)
+        x[:, 1::7] = x[:, 1::7].nextafter(torch.full_like(x[:, 1::7], torch.inf))
+        x[:, 3::5] /= 2
+        for temperature in (1e-20, 1e-30, 0.5, 0.07566282898187637, 0.9999, 1.0, 1.4, 1e38):
+            for samples in (None, 3):
+                arguments = (x, None, temperature, None, 11, None, None, -1, samples)
+                assert torch.equal(cuda._index(*arguments), cpu._index(*arguments))
 
 
 @pytest.mark.parametrize("errors", range(5))

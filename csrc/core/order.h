@@ -39,7 +39,7 @@ GUMBEL_EXT_INLINE std::int64_t order_key(double score) {
 GUMBEL_EXT_INLINE double score_of_key(std::int64_t key) {
   return bit_cast<double>(key < 0 ? key ^ kLargestKey : key);
 }
-// The same of numbers that are not NaN.
+// The same of numbers that are not NaN: of that, some key.
 GUMBEL_EXT_INLINE std::int32_t order_key(float score) {
   const std::int32_t bits = bit_cast<std::int32_t>(score + 0.0f);
   return bits < 0 ? bits ^ 0x7fffffff : bits;

@@ -5,13 +5,13 @@
 // log2(a) 2^-22 where 1/2 < a < 2 and 2^-22 |log2(a)| elsewhere (PTX ISA, "Floating Point Instructions", ex2 and lg2).
 //   -log2(1 - v)     relative: 2 e / (-log(1 - v)) from the rounded survival (at most 2.9 e), and 4 e from v = 1/2 on,
 //                    2.6 e below
-//   a score          that, absolute; max(2.8, 4.1 |g - kOffset|) e from the second logarithm; |x + g - kOffset| e from
-//                    its rounding
+//   a score          that, absolute; max(2.8, 4.1 |g - o|) e from the second logarithm; |x + g - o| e from its rounding
 //   an exponential   those of its score over tau, |score - max| e / tau each from scale and product, 5 e from the unit
-//   a relaxed value  (value k is the inverse of the sum of exp((score_j - score_k) / tau)) those of two exponentials;
-//   of
-//                    16 terms summed in float 4 e, and 2 e from its product
-// tests/test_approximate.py computes what follows: a relaxed value is within e (16 + 24 M / tau) of its own.
+//   a relaxed value  the inverse of the sum of exp((score_j - score_k) / tau): those of two exponentials, 4 e from a
+//   sum
+//                    of 16 terms in float (longer ones are in double), 2 e from the factor and the product
+// tests/test_approximate.py computes what follows: a relaxed value is within e (16 + 24 M / tau) of its own. To first
+// order: where that is not small, the value may be off by the exponential of it.
 #pragma once
 
 #include "../core/softmax.h"
@@ -19,7 +19,7 @@
 
 namespace gumbel_ext::cuda {
 
-// Approximate scores are x + g - kOffset, the same for all classes of a row: kOffset = -log(2 log(2)).
+// Approximate scores are x + g - o, with the same o = -log(2 log(2)) for all classes.
 // (With half of -log2(1 - v), the second logarithm errs least where the scores of rows of few classes lie.)
 struct Approximate {
   // Whether a row's values may be approximate: where tau is so small that an error matters to more than the last bits
@@ -28,8 +28,8 @@ struct Approximate {
     return tau >= 0x1p-10 && tau <= 0x1p60;
   }
 
-  // How far below the largest approximate score the class with the largest score may come: twice their distance from
-  // the rounded scores of the fixed sequence, with |g| <= 46.
+  // How far below the largest approximate score the class with the largest score may come: more than twice their
+  // distance from the rounded scores of the fixed sequence, with |g| <= 46.
   __device__ __forceinline__ static float margin(float max) {
     return 0x1p-13f + 0x1p-20f * (max < 0 ? -max : max);
   }
@@ -55,15 +55,15 @@ struct Approximate {
   __device__ __forceinline__ static void add_noise(float* scores, const PhiloxWords (&words)[kCounters],
                                                    const NoiseKey& key, const std::uint32_t (&quads)[kCounters]) {
     float v[kCounters][kPhiloxWords];
-    std::uint32_t smallest = ~0u;
+    std::uint32_t least_word = ~0u;
 #pragma unroll
     for (int c = 0; c < kCounters; ++c)
 #pragma unroll
       for (int i = 0; i < kPhiloxWords; ++i) {
         v[c][i] = survival(words[c].word[i]);
-        smallest = words[c].word[i] < smallest ? words[c].word[i] : smallest;
+        least_word = words[c].word[i] < least_word ? words[c].word[i] : least_word;
       }
-    if (smallest < kTailWords)
+    if (least_word < kTailWords)
 #pragma unroll
       for (int c = 0; c < kCounters; ++c) add_tails(v[c], words[c], key, quads[c]);
 #pragma unroll

@@ -61,7 +61,7 @@ struct Launcher {
   std::int64_t rows_at_once() const {
     return plan.kernel == Kernel::kWarp ? plan.threads / plan.lanes : plan.kernel == Kernel::kAcross ? kWarp : 1;
   }
-  // The same for rows.
+  // On as many blocks as all rows take.
   template <typename... Parameters, typename... Arguments>
   cudaError_t rows(void (*kernel)(Parameters...), std::int64_t rows, const Arguments&... arguments) const {
     return (*this)(kernel, divide_up(rows, rows_at_once()), plan.threads, arguments...);

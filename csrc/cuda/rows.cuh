@@ -13,6 +13,10 @@ namespace gumbel_ext::cuda {
 template <typename T>
 constexpr int kPackClasses = sizeof(T) == 2 ? 8 : 4;
 
+// The bytes of a pack's accesses.
+template <typename E, int kClasses>
+constexpr int kWordBytes = kClasses * int(sizeof(E)) < 16 ? kClasses * int(sizeof(E)) : 16;
+
 // Where the elements of a span of classes of one row lie. Positions in it are 32-bit numbers, counted from its begin.
 template <typename E>
 struct Row {
@@ -22,15 +26,11 @@ struct Row {
 
   template <int kClasses>
   __device__ __forceinline__ static Row of(const Rows& rows, std::int64_t row, std::int64_t begin) {
-    constexpr int kBytes = kClasses * int(sizeof(E)) < 16 ? kClasses * int(sizeof(E)) : 16;
+    constexpr int kBytes = kWordBytes<E, kClasses>;
     E* data = static_cast<E*>(rows.data) + rows.offset(row) + begin * rows.class_stride;
     return {data, rows.class_stride, rows.class_stride == 1 && reinterpret_cast<std::uintptr_t>(data) % kBytes == 0};
   }
 };
-
-// The bytes of a pack's accesses.
-template <typename E, int kClasses>
-constexpr int kWordBytes = kClasses * int(sizeof(E)) < 16 ? kClasses * int(sizeof(E)) : 16;
 
 // Classes [first, first + kClasses) of a row whose accesses are those of packs.
 template <typename E, int kClasses>
@@ -47,16 +47,16 @@ __device__ __forceinline__ void load_contiguous_pack(E (&out)[kClasses], const R
   for (int i = 0; i < kClasses; ++i) load_streaming<sizeof(E)>(&out[i], from + i);
 }
 template <typename E, int kClasses>
-__device__ __forceinline__ void store_contiguous_pack(const Row<E>& row, int first, const E (&values)[kClasses]) {
-  E* to = row.data + first;
-#pragma unroll
-  for (int i = 0; i < kClasses; ++i) store_streaming<sizeof(E)>(to + i, &values[i]);
-}
-template <typename E, int kClasses>
 __device__ __forceinline__ void store_whole_pack(const Row<E>& row, int first, const E (&values)[kClasses]) {
   constexpr int kBytes = kWordBytes<E, kClasses>, kEach = kBytes / int(sizeof(E));
 #pragma unroll
   for (int i = 0; i < kClasses; i += kEach) store_streaming<kBytes>(row.data + first + i, &values[i]);
+}
+template <typename E, int kClasses>
+__device__ __forceinline__ void store_contiguous_pack(const Row<E>& row, int first, const E (&values)[kClasses]) {
+  E* to = row.data + first;
+#pragma unroll
+  for (int i = 0; i < kClasses; ++i) store_streaming<sizeof(E)>(to + i, &values[i]);
 }
 
 // Classes [first, first + kClasses) of a row; `filler` from class `count` on.

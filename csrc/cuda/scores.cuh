@@ -207,13 +207,14 @@ __device__ __forceinline__ double temperature_of(const RowScalar& tau, std::int6
   return valid ? t : __builtin_nan("");
 }
 
-// A row's quotients; and the inverse of the temperature, NaN where that is not a normal number.
+// A row's quotients; and the inverse of the temperature: NaN, with which bounds decide nothing, where the temperature
+// is not a normal number, or logits are shifted.
 template <typename C>
 struct RowQuotient : Quotient<C> {
   C inverse;
 
   GUMBEL_EXT_INLINE explicit RowQuotient(double t, double shift = 0) : Quotient<C>(t, shift) {
-    inverse = this->is_extreme ? C(__builtin_nanf("")) : C(1) / this->temperature;
+    inverse = this->is_extreme || shift != 0 ? C(__builtin_nanf("")) : C(1) / this->temperature;
   }
   __device__ __forceinline__ C exact(C logit) const {
     return this->changes_nothing() ? logit : (*this)(logit);

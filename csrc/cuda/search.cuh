@@ -100,10 +100,10 @@ class ScoreBound {
     return fused_multiply_add(logit, scale_, -approximate_log2(static_cast<float>(word)));
   }
   // The bounds of classes whose scores are `score` and more are not below this. The slack is that of the roundings here
-  // and in scores (tests/test_approximate.py). NaN of an infinite score.
+  // and in scores (tests/test_approximate.py). Where it is infinite, so are those bounds.
   __device__ __forceinline__ static float least(float score) {
-    const float size = score < 0 ? -score : score;
-    return fused_multiply_add(size, -0x1p-19f, fused_multiply_add(score, kLog2E, -32.0002f));
+    constexpr float kSlack = 0x1p-19f;  // 16 units of the last place of kLog2E
+    return fused_multiply_add(score, score < 0 ? kLog2E + kSlack : kLog2E - kSlack, -32.0002f);
   }
 
  private:
@@ -149,7 +149,9 @@ struct BetterFound {
   }
 };
 
-// A thread's class with the largest bound, with its score.
+// A thread's class with the largest bound, with its score. A thread without packs, or all of whose bounds are
+// -infinity, has some class of the span, which is counted where it belongs as well. `others` holds the second of the
+// four: with two largest, that bound. (By maxima and minima that pass NaN on.)
 template <typename T, typename Team, int kClasses>
 __device__ __forceinline__ Found most_promising(const Bounds& bounds, const Logits<T, kClasses>& row,
                                                 const NoiseKey& key, const Span<Team, kClasses>& span,
@@ -211,7 +213,7 @@ __device__ __forceinline__ bool search_bounds(Winner<float> (&best)[kDraws], con
     const Found mine = most_promising<T>(bounds[d], row, key, span, quotient, draw);
     const Found found = span.team.combine(mine, BetterFound());
     best[d] = {score_of_key(found.score), found.index};
-    decided &= found.is_best();
+    decided &= span.count == 0 || found.is_best();
   }
   return __all_sync(kAllLanes, decided);
 }

@@ -4,7 +4,7 @@
 // What it checks as it goes, ending in an exception:
 //   - __ldcs and __stcs are aligned to what they move;
 //   - __stcs goes to memory that was registered as output, and goes there once (written_once);
-//   - threads that wait for each other all arrive.
+//   - threads that wait for each other all arrive, and lanes of a warp that exchange words do so for the same.
 #pragma once
 
 #include <algorithm>
@@ -48,9 +48,13 @@ struct Barrier {
 
 constexpr unsigned kWarp = 32;
 
+// What lanes exchange words for.
+enum class Exchange { kShuffle, kVote, kLargest };
+
 struct Warp {
   Barrier barrier;
   std::uint32_t words[2][kWarp];  // of every other exchange
+  Exchange kinds[2][kWarp];
 };
 
 struct Block {
@@ -95,13 +99,16 @@ extern Errors errors;
 double error_share(float x);
 
 // All lanes' words, seen from every lane.
-inline const std::uint32_t* exchange(std::uint32_t word) {
+inline const std::uint32_t* exchange(std::uint32_t word, Exchange kind) {
   Thread& t = thread();
   Warp& warp = t.block->warps[t.index.x / kWarp];
-  std::uint32_t* words = warp.words[t.exchanges++ % 2];
-  words[t.index.x % kWarp] = word;
+  const unsigned turn = t.exchanges++ % 2;
+  warp.words[turn][t.index.x % kWarp] = word;
+  warp.kinds[turn][t.index.x % kWarp] = kind;
   wait(warp.barrier);
-  return words;
+  for (const Exchange other : warp.kinds[turn])
+    if (other != kind) throw std::runtime_error("lanes of a warp that meet in different functions");
+  return warp.words[turn];
 }
 
 }  // namespace stand_in
@@ -147,10 +154,10 @@ inline void __syncthreads() {
 }
 inline std::uint32_t __shfl_xor_sync(unsigned, std::uint32_t word, int lane_mask) {
   const unsigned lane = threadIdx.x % stand_in::kWarp;
-  return stand_in::exchange(word)[lane ^ static_cast<unsigned>(lane_mask)];
+  return stand_in::exchange(word, stand_in::Exchange::kShuffle)[lane ^ static_cast<unsigned>(lane_mask)];
 }
 inline int __any_sync(unsigned, int predicate) {
-  const std::uint32_t* words = stand_in::exchange(predicate != 0);
+  const std::uint32_t* words = stand_in::exchange(predicate != 0, stand_in::Exchange::kVote);
   std::uint32_t any = 0;
   for (unsigned lane = 0; lane < stand_in::kWarp; ++lane) any |= words[lane];
   return any != 0;
@@ -160,7 +167,7 @@ inline int __all_sync(unsigned lanes, int predicate) {
   return !__any_sync(lanes, !predicate);
 }
 inline int __reduce_max_sync(unsigned, int number) {
-  const std::uint32_t* words = stand_in::exchange(static_cast<std::uint32_t>(number));
+  const std::uint32_t* words = stand_in::exchange(static_cast<std::uint32_t>(number), stand_in::Exchange::kLargest);
   int result = number;
   for (unsigned lane = 0; lane < stand_in::kWarp; ++lane) result = std::max(result, static_cast<int>(words[lane]));
   return result;
