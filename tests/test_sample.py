@@ -129,15 +129,16 @@ def expected_gradients(
     answers: Answers, index: Array, g: Array, h: Array, t: Array
 ) -> tuple[Array, Array, Array, Array]:
     """Of the logits, and of T, one a row; and the sizes of what their differences are made of."""
-    weight = np.zeros_like(answers.p)
-    np.add.at(weight, (np.arange(len(index))[:, None], index), g)
+    weight, absolute = np.zeros_like(answers.p), np.zeros_like(answers.p)
+    for sums, terms in ((weight, g), (absolute, np.abs(g))):
+        np.add.at(sums, (np.arange(len(index))[:, None], index), terms)
     others, total = weight.sum(-1, keepdims=True) - weight, np.abs(g).sum(-1, keepdims=True)
     complement = np.where(answers.distance == 0, answers.others / (1 + answers.others), 1 - answers.p)
     distance = np.where(answers.p > 0, answers.distance, 0)
     with np.errstate(all="ignore"):
         dx = (weight * complement - answers.p * (others + h * (answers.mean - distance))) / t
         spread = answers.p * np.abs(h) * (answers.mean + distance)
-        size = (np.abs(weight) * complement + answers.p * total + spread) / t
+        size = (absolute * complement + answers.p * total + spread) / t
         variance = (answers.p * (distance - answers.mean) ** 2).sum(-1, keepdims=True)
         apart = np.take_along_axis(answers.distance, index, -1) - answers.mean
         dt = ((g * apart).sum(-1, keepdims=True) + h * variance) / t
@@ -182,11 +183,12 @@ def test_gradients(problem: Problem, num_samples: int | None) -> None:
         with np.errstate(all="ignore"):
             beyond = hard_inputs.smallest(found.entropy.dtype) * 2.0**-30 / np.where(rows == 0, 1, rows)[:, 0]
             t_error = (16 + answers.p.shape[1] * 2.0**-20) * eps * dt_size + smallest + beyond
-            # Exponents of scores near 0 are rounded as the largest logit over T is, not as their differences are.
+            # Exponents of scores near 0 are rounded as the largest logit over T is, or as subnormal numbers are.
             logits = reference.to_rows(x, problem.dim, problem.mask()).astype(np.longdouble)
             reach = np.abs(logits.max(-1)) / rows[:, 0]
-            lost = np.minimum(reach, 512) * (np.abs(g).sum(-1) + np.abs(h * answers.mean)[:, 0]) / rows[:, 0]
-            t_error += 4 * eps * np.where(np.isfinite(reach), lost, 0)
+            weight = (np.abs(g).sum(-1) + np.abs(h * answers.mean)[:, 0]) / rows[:, 0]
+            lost = (eps * np.minimum(reach, 512) + smallest) * weight
+            t_error += 4 * np.where(np.isfinite(reach), lost, 0)
         assert reference.within(of_t, dt[~fixed], t_error[~fixed])
 
 
