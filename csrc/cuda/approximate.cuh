@@ -7,9 +7,8 @@
 //                    2.6 e below
 //   a score          that, absolute; max(2.8, 4.1 |g - o|) e from the second logarithm; |x + g - o| e from its rounding
 //   an exponential   those of its score over tau, |score - max| e / tau each from scale and product, 5 e from the unit
-//   a relaxed value  the inverse of the sum of exp((score_j - score_k) / tau): those of two exponentials, 4 e from a
-//   sum
-//                    of 16 terms in float (longer ones are in double), 2 e from the factor and the product
+//   a relaxed value  the inverse of the sum of exp((score_j - score_k) / tau): those of two exponentials; 4 e from 16
+//                    terms summed in float (more are in double); 2 e from the factor and the product
 // tests/test_approximate.py computes what follows: a relaxed value is within e (16 + 24 M / tau) of its own. To first
 // order: where that is not small, the value may be off by the exponential of it.
 #pragma once
